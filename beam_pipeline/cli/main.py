@@ -1,0 +1,66 @@
+"""`beam-embed`: finds the subcommand, runs it, and turns what it raises into a message and an exit code.
+
+0 done, 1 the job failed, 2 a mistake in the call, 3 more failures than allowed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from beam_pipeline.cli import demo, embed, files, layers, models, quiet
+from beam_pipeline.errors import BeamEmbedError, ConfigurationError
+from beam_pipeline.version import VERSION
+
+SUBCOMMANDS = (embed, models, layers, files, demo)
+DONE, FAILED, MISTAKE, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="beam-embed",
+        description="Turns a corpus of images into embeddings with pretrained Keras models, in batch, on Apache Beam.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"beam-embed {VERSION}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in SUBCOMMANDS:
+        module.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      argv: without the program's name; by default the process's own.
+
+    Returns:
+      The exit code.
+    """
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "embed":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
+    if not getattr(args, "verbose", False):
+        quiet.silence()
+    try:
+        code: int = args.run(args)
+        return code
+    except ConfigurationError as error:
+        return _complain(error, MISTAKE)
+    except BeamEmbedError as error:
+        return _complain(error, FAILED)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _complain(error: BeamEmbedError, code: int) -> int:
+    print(f"beam-embed: {error}", file=sys.stderr)
+    return code

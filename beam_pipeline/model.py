@@ -1,0 +1,383 @@
+"""A spec -> a Keras model with the wanted outputs, built as a fresh process would build it.
+
+The pooled features are those of the model without the classifier on top, whatever else is asked for. Where a layer of
+the classifier is wanted too, the network runs once: the tail of the model without the top (pooling, and ConvNeXt's
+normalisation behind it) is put onto the same map in the model with the top.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from beam_pipeline import keras_cache
+from beam_pipeline.applications import application
+from beam_pipeline.errors import ConfigurationError, WeightsError, nearest
+from beam_pipeline.spec import EmbeddingSpec, LayerOutput
+from beam_pipeline.weights import arrays_in
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A Keras model ready to be run.
+
+    Args:
+      network: `float32[B, H, W, 3]`, preprocessed -> one tensor for each output, in the spec's order.
+      preprocess: `float32[B, H, W, 3]`, RGB, 0 to 255 -> the same shape as the network wants it.
+      columns: the names of the outputs.
+      shapes: their shapes for one picture.
+    """
+
+    network: Any
+    preprocess: Callable[[Any], Any]
+    columns: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer as `beam-embed layers` shows it. `shape` has no batch dimension."""
+
+    index: int
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+
+@dataclass
+class _Parts:
+    """The model without the top, and the one with it where it is needed."""
+
+    base: Any
+    full: Any | None
+
+    @property
+    def named(self) -> Any:
+        """The model that layers are looked up in."""
+        return self.full if self.full is not None else self.base
+
+
+def preprocessing(spec: EmbeddingSpec) -> Callable[[Any], Any]:
+    """The application's own `preprocess_input`, told the channel order, on float32 tensors."""
+    module = importlib.import_module(f"keras.applications.{application(spec.model).module}")
+    preprocess: Callable[..., Any] = module.preprocess_input
+    return lambda images: preprocess(images, data_format="channels_last")
+
+
+def build(spec: EmbeddingSpec, path: str | None) -> BuiltModel:
+    """Builds the network of a spec whose layers have names.
+
+    Args:
+      spec: resolved, or at least with layers by name.
+      path: the local weights file, of the route that the spec's identity names; None leaves the weights random.
+
+    Raises:
+      WeightsError: where the file does not fit the model.
+      ConfigurationError: where Keras refuses the arguments.
+    """
+    import keras
+
+    def work() -> BuiltModel:
+        parts = _parts(spec, path)
+        tensors = [_features(parts)] if spec.pooling else []
+        tensors += [_tensor(parts, asked, spec) for asked in _layers(spec)]
+        network = keras.Model(parts.named.inputs, tensors)
+        network.trainable = False
+        columns = tuple(output.column for output in spec.outputs)
+        return BuiltModel(network, preprocessing(spec), columns, _static_shapes(network, spec))
+
+    return _as_in_a_fresh_process(work)
+
+
+def resolve_layers(spec: EmbeddingSpec) -> tuple[LayerOutput, ...]:
+    """The layers of a spec by name, found by building the model once without weights.
+
+    Raises:
+      ConfigurationError: for a layer that is not there, with the nearest names, or that is the input.
+    """
+
+    def work() -> tuple[LayerOutput, ...]:
+        parts = _parts(spec, None)
+        return tuple(LayerOutput(_layer_of(parts.named, x, spec).name, x.pooling) for x in _layers(spec))
+
+    return _as_in_a_fresh_process(work)
+
+
+def list_layers(spec: EmbeddingSpec) -> list[LayerInfo]:
+    """Every layer of the model, with its output's shape at the spec's target size."""
+    import keras
+
+    def work() -> list[LayerInfo]:
+        model = _parts(spec, None).named
+        layers = [layer for layer in model.layers if not isinstance(layer.output, (list, dict))]
+        shapes = _static_shapes(keras.Model(model.inputs, [layer.output for layer in layers]), spec)
+        index = {id(layer): number for number, layer in enumerate(model.layers)}
+        return [
+            LayerInfo(index[id(layer)], layer.name, type(layer).__name__, shape)
+            for layer, shape in zip(layers, shapes, strict=True)
+        ]
+
+    return _as_in_a_fresh_process(work)
+
+
+def published_file(spec: EmbeddingSpec, *, include_top: bool) -> keras_cache.PublishedFile:
+    """The weights file that Keras publishes for a spec, found by asking Keras's own constructor.
+
+    Raises:
+      ConfigurationError: where there is none, as for an `alpha` nobody has trained.
+    """
+    asked: list[keras_cache.PublishedFile] = []
+
+    def note(file: keras_cache.PublishedFile, download: Callable[[], str]) -> str:
+        asked.append(file)
+        return keras_cache.NO_FILE
+
+    _construct(spec, include_top=include_top, imagenet=True, provide=note)
+    return asked[0]
+
+
+def download_published(spec: EmbeddingSpec, *, include_top: bool) -> str:
+    """The local path of the published weights, downloaded by Keras unless they are in its cache already.
+
+    Raises:
+      WeightsError: naming the file, and where to put it.
+    """
+    found: list[str] = []
+
+    def get(file: keras_cache.PublishedFile, download: Callable[[], str]) -> str:
+        try:
+            found.append(download())
+        except Exception as error:  # Keras raises a bare Exception for what cannot be downloaded
+            raise WeightsError(
+                f"the ImageNet weights of {spec.model} cannot be had: {error}\n"
+                f"  wanted: {file.name}\n"
+                f"  from:   {file.url}\n"
+                f"  put it at {keras_cache.cache_path(file.name)}, or give its path as --weights"
+            ) from error
+        return keras_cache.NO_FILE
+
+    _construct(spec, include_top=include_top, imagenet=True, provide=get)
+    return found[0]
+
+
+def draw_weights(spec: EmbeddingSpec, seed: int, path: str) -> None:
+    """Draws random weights for a spec, the same for one seed, and saves them to a `.weights.h5` file."""
+    _construct(spec, include_top=needs_top(spec), imagenet=False, seed=seed).save_weights(path)
+
+
+def needs_top(spec: EmbeddingSpec) -> bool:
+    """Whether the classifier has to be built: it is asked for, or a layer exists only there."""
+    return _needs_top(spec, _construct(spec, include_top=False, imagenet=False))
+
+
+# Building
+
+
+def _layers(spec: EmbeddingSpec) -> Sequence[LayerOutput]:
+    return spec.layers  # type: ignore[return-value]  # EmbeddingSpec has parsed them
+
+
+def _is_imagenet(spec: EmbeddingSpec) -> bool:
+    return spec.weights == "imagenet" if spec.identity is None else spec.identity.route == "imagenet"
+
+
+def _needs_top(spec: EmbeddingSpec, base: Any) -> bool:
+    names = {layer.name for layer in base.layers}
+    return spec.include_top or any(isinstance(x.layer, str) and x.layer not in names for x in _layers(spec))
+
+
+def _parts(spec: EmbeddingSpec, path: str | None) -> _Parts:
+    imagenet = _is_imagenet(spec)
+    base = _construct(spec, include_top=False, imagenet=imagenet)
+    with_top = _needs_top(spec, base)
+    held = arrays_in(path) if path else 0
+    if path and held == len(base.weights) and not with_top:
+        _load(base, path, spec)
+        return _Parts(base, None)
+    if not path and not with_top:
+        return _Parts(base, None)
+    full = _construct(spec, include_top=True, imagenet=imagenet)
+    if path:
+        _check_fit(spec, path, held, base, full)
+        _load(full, path, spec)
+        _hand_down(full, base)
+    return _Parts(base, full if with_top else None)
+
+
+def _check_fit(spec: EmbeddingSpec, path: str, held: int, base: Any, full: Any) -> None:
+    if held == len(full.weights):
+        return
+    if held == len(base.weights):
+        raise WeightsError(
+            f"the weights {path!r} have no classifier on top, and the layers asked for need one; "
+            f"give weights with the top, or ask for layers that 'beam-embed layers --model {spec.model}' lists"
+        )
+    raise WeightsError(
+        f"the weights {path!r} do not fit {spec.model}: they hold {held} arrays; "
+        f"the model has {len(base.weights)} without the top and {len(full.weights)} with it"
+    )
+
+
+def _load(model: Any, path: str, spec: EmbeddingSpec) -> None:
+    try:
+        model.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        detail = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        size = "x".join(map(str, spec.image.target_size))
+        raise WeightsError(f"the weights {path!r} do not fit {spec.model} at {size}: {detail}") from error
+
+
+def _hand_down(full: Any, base: Any) -> None:
+    """Gives the model without the top the weights of the one with it, whose first layers are the same."""
+    owners = [layer for layer in full.layers if layer.weights]
+    for layer, owner in zip((layer for layer in base.layers if layer.weights), owners, strict=False):
+        layer.set_weights(owner.get_weights())
+
+
+def _construct(
+    spec: EmbeddingSpec,
+    *,
+    include_top: bool,
+    imagenet: bool,
+    seed: int | None = None,
+    provide: keras_cache.Provide = keras_cache.no_file,
+) -> Any:
+    """Calls the application's constructor. No weights are loaded: `_load` does that.
+
+    Args:
+      spec: what to build.
+      include_top: whether with the classifier.
+      imagenet: build the network that Keras builds for its own published weights.
+      seed: for random weights. Keras's initialisers take their seeds from Python's global `random`, whose state
+        is put back afterwards.
+      provide: what becomes of Keras's wish for a published file.
+    """
+
+    def work() -> Any:
+        import keras
+
+        shape = (*spec.image.target_size, 3)
+        arguments = dict(spec.arguments)
+        if include_top and imagenet and spec.image.target_size != (application(spec.model).default_size,) * 2:
+            # Keras refuses another input_shape for the top with its own weights, but not a tensor of that shape.
+            arguments["input_tensor"] = keras.Input(shape)
+        else:
+            arguments["input_shape"] = shape
+        if not include_top:
+            arguments["pooling"] = None if spec.pooling == "none" else spec.pooling
+        constructor = getattr(keras.applications, spec.model)
+        state = random.getstate()
+        if seed is not None:
+            random.seed(seed)
+        try:
+            with keras_cache.providing(provide):
+                return constructor(include_top=include_top, weights="imagenet" if imagenet else None, **arguments)
+        except WeightsError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"keras.applications.{spec.model} refuses: {error}") from error
+        finally:
+            random.setstate(state)
+
+    return _as_in_a_fresh_process(work)
+
+
+def _layer_of(model: Any, asked: LayerOutput, spec: EmbeddingSpec) -> Any:
+    listing = f"'beam-embed layers --model {spec.model}{' --include-top' if spec.include_top else ''}'"
+    count = len(model.layers)
+    if isinstance(asked.layer, int):
+        if not -count <= asked.layer < count:
+            raise ConfigurationError(
+                f"{spec.model} has {count} layers, so there is no layer {asked.layer}; {listing} lists them"
+            )
+        layer = model.layers[asked.layer]
+    else:
+        named = {layer.name: layer for layer in model.layers}
+        if asked.layer not in named:
+            close = nearest(asked.layer, named)
+            raise ConfigurationError(
+                f"unknown layer {asked.layer!r} in {spec.model}{close} {listing} lists all {count}"
+            )
+        layer = named[asked.layer]
+    if type(layer).__name__ == "InputLayer":
+        raise ConfigurationError(f"layer {asked.layer!r} of {spec.model} is the input itself, not an output")
+    return layer
+
+
+def _tensor(parts: _Parts, asked: LayerOutput, spec: EmbeddingSpec) -> Any:
+    import keras
+
+    output = _layer_of(parts.named, asked, spec).output
+    if isinstance(output, (list, tuple, dict)):
+        raise ConfigurationError(f"layer {asked.layer!r} of {spec.model} has several outputs")
+    if asked.pooling == "none":
+        return output
+    if asked.pooling == "flatten":
+        return keras.layers.Flatten(data_format="channels_last")(output)
+    if len(output.shape) != 4:
+        shape = output.shape[1:]
+        raise ConfigurationError(
+            f"layer {asked.layer!r} of {spec.model} gives {shape} and no image map, so there is nothing to pool; "
+            f"ask for it without ':{asked.pooling}'"
+        )
+    pooled = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}[asked.pooling]
+    return pooled(data_format="channels_last")(output)
+
+
+def _features(parts: _Parts) -> Any:
+    """The output of the model without the top, put onto the model with the top where that is the one that runs."""
+    if parts.full is None:
+        return parts.base.output
+    shared = {layer.name for layer in parts.full.layers}
+    layers = parts.base.layers
+    last = max(i for i, layer in enumerate(layers) if layer.name in shared and len(layer.output.shape) == 4)
+    tensor = parts.full.get_layer(layers[last].name).output
+    for layer in layers[last + 1 :]:
+        tensor = layer(tensor)
+    return tensor
+
+
+def _static_shapes(network: Any, spec: EmbeddingSpec) -> tuple[tuple[int, ...], ...]:
+    """The output shapes for one picture; MobileNetV3's own input has no size, so they follow from the spec's."""
+    import keras
+
+    found = network.compute_output_spec(keras.KerasTensor((1, *spec.image.target_size, 3)))
+    tensors = found if isinstance(found, (list, tuple)) else [found]
+    return tuple(tuple(tensor.shape[1:]) for tensor in tensors)
+
+
+def _as_in_a_fresh_process(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread of its own, with Keras's defaults.
+
+    Keras counts layer names and keeps its dtype policy for each thread: built a second time in one thread,
+    InceptionV3's `conv2d` would be called `conv2d_94`. The order of channels is set for the whole process, and may
+    come from the user's keras.json.
+    """
+    found: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        import keras
+
+        before = keras.config.image_data_format()
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_dtype_policy("float32")
+        try:
+            found.append(work())
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            keras.config.set_image_data_format(before)
+
+    thread = threading.Thread(target=run, name="keras-model")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return found[0]
