@@ -32,7 +32,6 @@ EXTRAS = {
         "hypothesis>=6.170,<7",
         "ruff>=0.17.6,<0.18",
         "mypy>=2.4,<2.5",
-        "pyarrow-stubs>=20.0.0.20260819,<21",
         "jsonschema>=4.26,<5",
         "types-jsonschema>=4.26,<5",
         "duckdb>=2,<3",

@@ -44,8 +44,8 @@ _V3 = ("alpha", "minimalistic", "dropout_rate", "include_preprocessing")
 
 
 def _app(name: str, *row: Any) -> tuple[str, Application]:
-    *known, extra = row
-    return name, Application(name, *known, arguments=(*extra, *_COMMON_ARGUMENTS))
+    arguments = (*row[-1], *_COMMON_ARGUMENTS)
+    return name, Application(*(name, *row[:-1], arguments))
 
 
 # Read off Keras 3.15.1 by building each model with and without the top; a test builds them all and compares.

@@ -1,4 +1,4 @@
-"""A user's spec -> a resolved one: layers by name, shapes learnt, weights found, verified, and staged for the workers."""
+"""A user's spec -> a resolved one: layers by name, shapes learnt, weights found, verified, and shared with workers."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from beam_pipeline.engines import Engine
 from beam_pipeline.errors import ImageFailure
 from beam_pipeline.fetch import fetch
 from beam_pipeline.images import DecodedImage, decode, prepare_decoder
-from beam_pipeline.references import CarriedColumn, ImageReference, from_transit
+from beam_pipeline.references import NO_URI, CarriedColumn, ImageReference, from_transit
 from beam_pipeline.results import Embedded, Failed
 from beam_pipeline.spec import Limits, ResolvedSpec
 from beam_pipeline.storage import Storage
@@ -115,8 +115,8 @@ class Embedder:
     def _picture(self, reference: ImageReference) -> _Picture | Failed:
         try:
             if reference.uri is None or reference.problem:
-                kind = "no_uri" if reference.uri is None and "no URI" in (reference.problem or "") else "bad_row"
-                raise ImageFailure("read", kind, reference.problem or "the row has no URI")
+                problem = reference.problem or NO_URI
+                raise ImageFailure("read", "no_uri" if problem == NO_URI else "bad_row", problem)
             fetched = fetch(reference.uri, self._limits, self._storage)
             image = decode(fetched.data, self._spec.image, self._limits)
         except ImageFailure as failure:

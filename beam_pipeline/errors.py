@@ -42,7 +42,7 @@ class ImageFailure(BeamEmbedError):
 
     Args:
       stage: where it happened: `read`, `fetch`, `decode` or `infer`.
-      kind: a short stable word to group by, such as `not_found` or `truncated`.
+      kind: a short stable word to group by, such as `not_found` or `corrupt`.
       message: what was expected and what was received, without credentials or file content.
       retryable: whether a later run may succeed without anybody changing the input.
     """

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipeline.errors import ConfigurationError, nearest
-from beam_pipeline.references import CarriedColumn, ImageReference, from_transit, to_transit
+from beam_pipeline.references import NO_URI, CarriedColumn, ImageReference, from_transit, to_transit
 from beam_pipeline.storage import Storage, has_glob
 from beam_pipeline.uris import absolute, parent
 
@@ -106,17 +106,18 @@ def read(source: Source, columns: Columns, storage: Storage) -> Iterator[ImageRe
     """
     if not source.is_list:
         for row, uri in enumerate(_pictures(source, storage)):
-            yield _reference(uri, (*source.number, row), (), None, _text_problem(uri))
+            yield _reference(uri, (*source.number, row), (), uri, _text_problem(uri))
         return
     base = parent(source.uri)
-    for row, (uri, carried, problem) in enumerate(_rows(source, columns, storage)):
-        identity = None
-        if columns.identity is not None and carried:
-            value = carried[[column.name for column in columns.carried].index(columns.identity)]
-            identity = None if value is None else str(value)
+    names = [column.name for column in columns.carried]
+    for row, (text, carried, problem) in enumerate(_rows(source, columns, storage)):
+        named = absolute(text, base) if text else None
+        identity = named
+        if columns.identity is not None:
+            value = carried[names.index(columns.identity)]
+            identity = None if value in (None, "") else str(value)
             problem = problem or (f"the id column {columns.identity!r} is empty" if identity is None else None)
-        found = absolute(uri, base) if uri else None
-        yield _reference(found, (*source.number, row), carried, identity, problem or _text_problem(uri))
+        yield _reference(named, (*source.number, row), carried, identity, problem or _text_problem(text))
 
 
 def check_sources(texts: Sequence[str], columns: Columns, storage: Storage) -> tuple[list[Source], Columns]:
@@ -159,11 +160,14 @@ def _pictures(source: Source, storage: Storage) -> Iterator[str]:
 def _reference(
     uri: str | None, position: tuple[int, int, int], carried: tuple[Any, ...], identity: str | None, problem: str | None
 ) -> ImageReference:
-    if uri is not None and problem:  # may hold what no Parquet string can
-        uri = uri.encode("utf-8", "backslashreplace").decode() if problem.startswith("not UTF-8") else uri
     if not uri and not problem:
-        problem = "the row has no URI"
-    return ImageReference(uri or None, position, carried, identity or uri or None, problem)
+        problem = NO_URI
+    return ImageReference(_storable(uri), position, carried, _storable(identity) if uri else None, problem)
+
+
+def _storable(text: str | None) -> str | None:
+    """The text with what no Parquet string can hold spelt out: bytes of a file name that are not UTF-8."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text_problem(uri: str | None) -> str | None:
@@ -274,14 +278,15 @@ def _parquet_rows(raw: IO[bytes], columns: Columns) -> Iterator[Row]:
     names = [columns.uri, *(column.name for column in columns.carried)]
     for batch in pq.ParquetFile(raw).iter_batches(ROWS_AT_ONCE, columns=list(dict.fromkeys(names))):
         uris = batch.column(columns.uri).cast(pa.string()).to_pylist()
-        carried, problems = [], [None] * len(uris)
+        carried: list[list[Any]] = []
+        problems: list[str | None] = [None] * len(uris)
         for column in columns.carried:
             values, wrong = _cast_column(batch.column(column.name), column)
             carried.append(values)
             problems = [old or new for old, new in zip(problems, wrong, strict=True)]
         rows = zip(*carried, strict=True) if carried else itertools.repeat(())
-        for uri, values, problem in zip(uris, rows, problems, strict=False):
-            yield uri, tuple(values), problem
+        for uri, row, problem in zip(uris, rows, problems, strict=False):
+            yield uri, tuple(row), problem
 
 
 def _cast_column(array: pa.Array, column: CarriedColumn) -> tuple[list[Any], list[str | None]]:
@@ -315,8 +320,9 @@ def _head_schema(source: Source, columns: Columns, storage: Storage) -> pa.Schem
         if columns.carried:
             raise ConfigurationError(f"{source.uri!r} is a list of URIs alone, so it has no columns to keep")
         return None
-    wanted = [columns.uri, *(column.name for column in columns.carried)]
-    for name in wanted if schema is not None else ():
+    if schema is None:
+        return None
+    for name in (columns.uri, *(column.name for column in columns.carried)):
         if name not in schema.names:
             have = ", ".join(schema.names)
             remedy = " (--uri-column names it)" if name == columns.uri else ""

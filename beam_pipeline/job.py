@@ -79,8 +79,8 @@ class Job:
     run_id: str
     sources: tuple[Source, ...]
     columns: Columns
-    work: Work = Work()
-    limits: Limits = Limits()
+    work: Work = field(default_factory=Work)
+    limits: Limits = field(default_factory=Limits)
     workers: int = 1
     deadline: float | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)

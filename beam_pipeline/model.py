@@ -370,7 +370,7 @@ def _as_in_a_fresh_process(work: Callable[[], T]) -> T:
         keras.config.set_dtype_policy("float32")
         try:
             found.append(work())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised again in the calling thread
             raised.append(error)
         finally:
             keras.config.set_image_data_format(before)

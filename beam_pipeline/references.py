@@ -15,6 +15,8 @@ from beam_pipeline.errors import ConfigurationError
 
 # 128 bits: at a billion URIs two of them share a hash with a probability of 1e-21.
 KEY_BYTES = 16
+# The problem of a row that names no picture.
+NO_URI = "the row has no URI"
 CARRIED_TYPES = "int64, float64, bool, string, date32, timestamp[us] and the other names of pyarrow.type_for_alias"
 
 

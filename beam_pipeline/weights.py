@@ -46,7 +46,7 @@ def arrays_in(path: str) -> int:
 
     try:
         with h5py.File(path, "r") as file:
-            root = file["model_weights"] if "model_weights" in file else file
+            root = file.get("model_weights", file)
             if "layer_names" in root.attrs:
                 return sum(len(root[name].attrs["weight_names"]) for name in root.attrs["layer_names"])
             found: list[str] = []

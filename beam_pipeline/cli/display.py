@@ -177,7 +177,8 @@ class _Meter:
         speed = (after - before) / (now - then) if now > then else 0.0
         left = human_time((counts.new - done) / speed) if speed else "unknown"
         skipped = counts.already_embedded + counts.already_failed + counts.over_limit
-        return f"{done:,}/{counts.new:,} done, {tally.failed:,} failed, {skipped:,} skipped, {speed:.1f} img/s, {left} left"
+        numbers = f"{done:,}/{counts.new:,} done, {tally.failed:,} failed, {skipped:,} skipped"
+        return f"{numbers}, {speed:.1f} img/s, {left} left"
 
 
 class _Line(ProgressColumn):

@@ -41,7 +41,7 @@ def _add_input_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="SRC",
-        help="a glob (** too), a folder, a picture, or a list of URIs: .txt, .csv, .jsonl (also .gz), .parquet; repeatable",
+        help="a glob (** too), a folder, a picture, or a list: .txt, .csv, .jsonl (also .gz), .parquet; repeatable",
     )
     group.add_argument("--output", required=True, metavar="DIR", help="the folder of the dataset, a path or URI")
     group.add_argument("--uri-column", default="uri", metavar="NAME", help="the lists' column of URIs (default: uri)")

@@ -24,7 +24,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pooling",
         choices=POOLINGS,
-        help="of the column 'embedding', the features under the classifier (default: avg, or no such column with --layer)",
+        help="of the column 'embedding', the features under the classifier (default: avg; with --layer no such column)",
     )
     group.add_argument(
         "--target-size", type=size, metavar="HxW", help="pixels, one number for both (default: the application's own)"

@@ -30,6 +30,6 @@ def run(args: argparse.Namespace) -> int:
         )
     print(
         "\nINPUT and SMALLEST are the sides of a square in pixels; VECTOR is the number of pooled features.\n"
-        "PREPROCESSING: caffe (BGR, mean subtracted), tf (-1 to 1), torch (mean and deviation), model (inside the model)."
+        "PREPROCESSING: caffe (BGR, mean subtracted), tf (-1 to 1), torch (mean, deviation), model (inside the model)."
     )
     return 0

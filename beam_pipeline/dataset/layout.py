@@ -99,6 +99,7 @@ def run_id_from(text: str | None) -> str:
     run_id = text if text.startswith(RUN_PREFIX) else RUN_PREFIX + text
     if not _RUN_ID.fullmatch(run_id):
         raise ConfigurationError(
-            f"a run id has up to 100 letters, digits, '.', '_' and '-', and begins with a letter or digit; received {text!r}"
+            "a run id has up to 100 letters, digits, '.', '_' and '-', "
+            f"and begins with a letter or digit; received {text!r}"
         )
     return run_id

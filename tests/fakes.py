@@ -1,0 +1,81 @@
+"""Fakes over mocks: an engine without TensorFlow, and pictures drawn by the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from beam_pipeline import binding, engines
+from beam_pipeline.references import CarriedColumn, ImageReference
+from beam_pipeline.spec import EmbeddingSpec, LayerOutput, ResolvedSpec, WeightsFile
+from beam_pipeline.storage import Storage
+
+SPEC = EmbeddingSpec(model="MobileNetV2", weights="random:1", target_size=32)
+WIDTH = 12
+
+
+class FakeEngine:
+    """Turns pixels into vectors that tell pictures apart: the means of 12 vertical thirds, by channel and half."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        self.batch_size = batch_size
+        self.calls = 0
+
+    def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        assert pixels.shape[0] == self.batch_size, "batches are of one shape"
+        assert pixels.dtype == np.uint8
+        self.calls += 1
+        return {"embedding": fake_vectors(pixels)}
+
+
+def fake_vectors(pixels: np.ndarray) -> np.ndarray:
+    """`uint8[N, H, W, 3]` -> `float32[N, 12]`."""
+    half, third = pixels.shape[1] // 2, pixels.shape[2] // 2
+    blocks = [pixels[:, y : y + half, x : x + third].mean(axis=(1, 2)) for y in (0, half) for x in (0, third)]
+    return np.concatenate(blocks, axis=1).astype(np.float32)
+
+
+def fake_resolved(spec: EmbeddingSpec = SPEC, digest: str = "sha256:fake") -> ResolvedSpec:
+    """A spec resolved without building a model."""
+    file = WeightsFile("/nowhere.weights.h5", digest, "file")
+    named = tuple(x for x in spec.layers if isinstance(x, LayerOutput))
+    resolved = spec.resolved(file.identity, named)
+    return ResolvedSpec(resolved, tuple((output.column, (WIDTH,)) for output in resolved.outputs), file, 1000)
+
+
+def use_fakes(monkeypatch, digest: str = "sha256:fake") -> list[FakeEngine]:
+    """Makes jobs of this process run without TensorFlow. Returns the engines as they are loaded."""
+    loaded: list[FakeEngine] = []
+
+    def load(resolved: ResolvedSpec, storage: Storage, batch_size: int, images: int | None = None) -> FakeEngine:
+        loaded.append(FakeEngine(batch_size))
+        return loaded[-1]
+
+    monkeypatch.setattr(engines, "load", load)
+    monkeypatch.setattr(binding, "resolve", lambda spec, storage: fake_resolved(spec, digest))
+    return loaded
+
+
+def draw_pictures(folder: Path, count: int, suffix: str = "png", seed: int = 0) -> list[str]:
+    """Pictures of different colours; their absolute paths, sorted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = []
+    for number in range(count):
+        corners = rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        path = folder / f"p{number:04d}.{suffix}"
+        Image.fromarray(corners).resize((40, 36), Image.Resampling.BILINEAR).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def references(uris: list[str]) -> list[ImageReference]:
+    """References to URIs in order, carrying nothing."""
+    return [ImageReference(uri, (0, 0, row), identity=uri) for row, uri in enumerate(uris)]
+
+
+def columns(*texts: str) -> tuple[CarriedColumn, ...]:
+    """`"id:int64"` and the like as carried columns."""
+    return tuple(CarriedColumn.parse(text) for text in texts)
