@@ -36,7 +36,7 @@ def embed_shard(
     resolved: ResolvedSpec,
     carried: Sequence[CarriedColumn],
     storage: Storage,
-    embedder: Callable[[], Embedder],
+    embedder: Embedder,
     on_batch: Callable[[Embedded], None],
 ) -> ShardResult:
     """Embeds a work list into a part, unless the part is there already.
@@ -48,7 +48,7 @@ def embed_shard(
       resolved: the spec.
       carried: the carried columns with their types.
       storage: the way to files.
-      embedder: called only where there is something to compute.
+      embedder: what turns its references into rows.
       on_batch: told of each batch as it is done.
 
     Raises:
@@ -59,11 +59,10 @@ def embed_shard(
     if committed is not None:
         return ShardResult(committed, ours=False)
     references = read_work_list(layout, plan.run_id, work, carried, storage)
-    running = embedder()
     uri = layout.part(plan.run_id, name)
     with storage.temporary(uri) as path:
-        with parts.open_part(path, running.schema, carried) as writer:
-            for embedded in running.embed(references):
+        with parts.open_part(path, embedder.schema, carried) as writer:
+            for embedded in embedder.embed(references):
                 writer.write(embedded)
                 on_batch(embedded)
             writer.close(parts.part_metadata(plan, work, resolved, writer, parts.new_attempt()))

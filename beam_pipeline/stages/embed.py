@@ -17,7 +17,7 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline import binding, engines, metrics
-from beam_pipeline.dataset.plan import Plan, WorkList, read_plan
+from beam_pipeline.dataset.plan import WorkList, read_plan
 from beam_pipeline.embedder import Embedder
 from beam_pipeline.errors import DatasetError
 from beam_pipeline.job import Job
@@ -47,16 +47,11 @@ class EmbedShards(beam.PTransform):
 
 
 class EmbedShard(beam.DoFn):
-    """One shard into one committed part.
-
-    The model is loaded by the first shard that needs it, not in `setup()`: a shard that is found committed needs
-    none, and only a planned run knows how many pictures it has, which decides how the model is best run.
-    """
+    """One shard into one committed part."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._shared = Shared()
-        self._plan: Plan | None = None
         counter = beam.metrics.Metrics.counter
         self._embedded = counter(metrics.NAMESPACE, metrics.EMBEDDED)
         self._failed = counter(metrics.NAMESPACE, metrics.FAILED)
@@ -65,16 +60,28 @@ class EmbedShard(beam.DoFn):
         self._found = counter(metrics.NAMESPACE, metrics.SHARDS_FOUND)
 
     def setup(self) -> None:
-        """Makes the connection to files; see the class for why the model waits."""
+        """Loads the model, once for each process, unless it is known already that there is nothing to embed.
+
+        Engines that run one step after the other have the plan by now. It tells how many pictures there are, which
+        decides how the model is best run; the others start all steps at once, and the model is then made for many.
+        """
         self._storage = self._job.storage()
+        self._plan = read_plan(self._job.layout, self._job.run_id, self._storage)
+        if self._plan is None:
+            self._embedder = self._load(None)
+        elif self._plan.work:
+            self._embedder = self._load(self._plan.counts.new // self._job.workers)
 
     def process(self, work: WorkList) -> Iterator[int]:
         """Embeds one shard, unless the time for it is over."""
         if self._job.deadline is not None and time.time() >= self._job.deadline:
             return
-        job, plan = self._job, self._fixed_plan()
+        job = self._job
+        self._plan = self._plan or read_plan(job.layout, job.run_id, self._storage)
+        if self._plan is None:
+            raise DatasetError(f"run {job.run_id!r} has no plan")
         result = embed_shard(
-            job.layout, plan, work, job.resolved, job.columns.carried, self._storage, self._embedder, self._count
+            job.layout, self._plan, work, job.resolved, job.columns.carried, self._storage, self._embedder, self._count
         )
         if result.ours:
             self._committed.inc()
@@ -83,15 +90,7 @@ class EmbedShard(beam.DoFn):
             TALLY.add(result.footer.rows, result.footer.failures.num_rows)
         yield work.shard
 
-    def _fixed_plan(self) -> Plan:
-        if self._plan is None:
-            self._plan = read_plan(self._job.layout, self._job.run_id, self._storage)
-        if self._plan is None:
-            raise DatasetError(f"run {self._job.run_id!r} has no plan")
-        return self._plan
-
-    def _embedder(self) -> Embedder:
-        images = self._fixed_plan().counts.new // self._job.workers
+    def _load(self, images: int | None) -> Embedder:
         job = self._job
         embedder: Embedder = self._shared.acquire(
             lambda: make_embedder(
