@@ -8,12 +8,17 @@ import numpy as np
 from PIL import Image
 
 from beam_pipeline import binding, engines
+from beam_pipeline.dataset.layout import Layout
+from beam_pipeline.dataset.plan import Plan, PlanCounts, WorkList, write_plan, write_work_list
+from beam_pipeline.embedder import Embedder
 from beam_pipeline.references import CarriedColumn, ImageReference
+from beam_pipeline.shard import ShardResult, embed_shard
 from beam_pipeline.spec import EmbeddingSpec, LayerOutput, ResolvedSpec, WeightsFile
 from beam_pipeline.storage import Storage
 
 SPEC = EmbeddingSpec(model="MobileNetV2", weights="random:1", target_size=32)
 WIDTH = 12
+DIGEST = "sha256:" + "fa" * 32
 
 
 class FakeEngine:
@@ -37,15 +42,25 @@ def fake_vectors(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(blocks, axis=1).astype(np.float32)
 
 
-def fake_resolved(spec: EmbeddingSpec = SPEC, digest: str = "sha256:fake") -> ResolvedSpec:
-    """A spec resolved without building a model."""
+class FakeMapEngine(FakeEngine):
+    """Gives a map too: the picture itself as floats, every fourth pixel, in the column `block`."""
+
+    def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return super().__call__(pixels) | {"block": pixels[:, ::4, ::4].astype(np.float32) / 7}
+
+
+def fake_resolved(
+    spec: EmbeddingSpec = SPEC, digest: str = DIGEST, shapes: dict[str, tuple[int, ...]] | None = None
+) -> ResolvedSpec:
+    """A spec resolved without building a model. Columns that `shapes` does not name are vectors of 12."""
     file = WeightsFile("/nowhere.weights.h5", digest, "file")
     named = tuple(x for x in spec.layers if isinstance(x, LayerOutput))
     resolved = spec.resolved(file.identity, named)
-    return ResolvedSpec(resolved, tuple((output.column, (WIDTH,)) for output in resolved.outputs), file, 1000)
+    known = {output.column: (WIDTH,) for output in resolved.outputs} | (shapes or {})
+    return ResolvedSpec(resolved, tuple(known.items()), file, 1000)
 
 
-def use_fakes(monkeypatch, digest: str = "sha256:fake") -> list[FakeEngine]:
+def use_fakes(monkeypatch, digest: str = DIGEST) -> list[FakeEngine]:
     """Makes jobs of this process run without TensorFlow. Returns the engines as they are loaded."""
     loaded: list[FakeEngine] = []
 
@@ -74,6 +89,23 @@ def draw_pictures(folder: Path, count: int, suffix: str = "png", seed: int = 0) 
 def references(uris: list[str]) -> list[ImageReference]:
     """References to URIs in order, carrying nothing."""
     return [ImageReference(uri, (0, 0, row), identity=uri) for row, uri in enumerate(uris)]
+
+
+def fix_plan(
+    layout: Layout, run_id: str, lists: list[list[ImageReference]], carried: tuple[CarriedColumn, ...] = ()
+) -> Plan:
+    """A plan with one work list for each of the lists, all of it written down."""
+    storage = Storage()
+    work = [write_work_list(layout, run_id, shard, refs, carried, storage) for shard, refs in enumerate(lists)]
+    new = sum(one.rows for one in work)
+    return write_plan(layout, Plan(run_id, len(work), PlanCounts(read=new, new=new), tuple(work)), storage)
+
+
+def run_shard(layout: Layout, plan: Plan, work: WorkList, engine: FakeEngine | None = None) -> ShardResult:
+    """Embeds one work list with a fake engine."""
+    resolved, storage = fake_resolved(), Storage()
+    embedder = Embedder(resolved, engine or FakeEngine(), storage)
+    return embed_shard(layout, plan, work, resolved, (), storage, embedder, lambda embedded: None)
 
 
 def columns(*texts: str) -> tuple[CarriedColumn, ...]:
