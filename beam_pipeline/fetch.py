@@ -55,12 +55,12 @@ def fetch(uri: str, limits: Limits, storage: Storage) -> FetchedImage:
         fetched = _fetch_local(local_path(uri), limits) if is_local(uri) else _fetch_remote(uri, limits, storage)
     except ConfigurationError as error:
         raise ImageFailure("fetch", "unknown_scheme", str(error)) from error
-    except FileNotFoundError as error:
-        raise ImageFailure("fetch", "not_found", "there is no such file", retryable=True) from error
-    except (IsADirectoryError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:  # the latter where a file stands in a folder's place
+        raise _not_found(uri, error) from error
+    except IsADirectoryError as error:
         raise ImageFailure("fetch", "is_a_folder", "expected a file, found a folder") from error
     except PermissionError as error:
-        raise ImageFailure("fetch", "permission_denied", "the file may not be read", retryable=True) from error
+        raise _permission_denied() from error
     except ValueError as error:  # an embedded null byte, a malformed URL
         raise ImageFailure("fetch", "bad_uri", redacted(f"not a usable URI: {error}")) from error
     except OSError as error:
@@ -68,6 +68,28 @@ def fetch(uri: str, limits: Limits, storage: Storage) -> FetchedImage:
     if not fetched.data:
         raise ImageFailure("fetch", "empty", "the file has no bytes")
     return fetched
+
+
+def _not_found(uri: str, error: OSError) -> ImageFailure:
+    # fsspec's HTTP file system calls every refusal and every broken connection "not found"; the cause knows better.
+    cause = error.__cause__ if scheme_of(uri) in ("http", "https") else None
+    status = getattr(cause, "status", None)
+    if cause is None or status in (404, 410):
+        return ImageFailure("fetch", "not_found", "there is no such file", retryable=True)
+    if status in (401, 403):
+        return _permission_denied()
+    if isinstance(cause, ValueError):
+        return ImageFailure("fetch", "bad_uri", f"not a usable URI: {type(cause).__name__}")
+    return _unreadable(cause)
+
+
+def _permission_denied() -> ImageFailure:
+    return ImageFailure("fetch", "permission_denied", "the file may not be read", retryable=True)
+
+
+def _unreadable(error: BaseException) -> ImageFailure:
+    message = f"cannot be read: {type(error).__name__}: {redacted(str(error))}"
+    return ImageFailure("fetch", "io_error", message, retryable=True)
 
 
 def _io_failure(error: OSError) -> ImageFailure:
@@ -109,8 +131,7 @@ def _fetch_remote(uri: str, limits: Limits, storage: Storage) -> FetchedImage:
     except Exception as error:  # each file system of fsspec brings errors of its own
         if type(error).__name__ in _CREDENTIAL_ERRORS:
             raise StoreError(f"no access to {scheme_of(uri)}://: {redacted(str(error))}") from error
-        message = f"cannot be read: {type(error).__name__}: {redacted(str(error))}"
-        raise ImageFailure("fetch", "io_error", message, retryable=True) from error
+        raise _unreadable(error) from error
     if len(data) > limits.max_image_bytes:
         raise _too_large(len(data), limits)
     return FetchedImage(data, _version(info))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,8 @@ RESAMPLING = {
 }
 # Pillow opens EPS by running Ghostscript on it: a program started by somebody else's file.
 REFUSED_FORMATS = frozenset({"EPS"})
-# What Pillow's decoders raise for broken files. OSError covers truncation; the others were seen with mutated files.
+# What Pillow's decoders raise for broken files. OSError covers truncation; the others were seen with mutated files,
+# AssertionError too: of a PNG that has transparency and lacks the palette that it is of.
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -40,7 +42,9 @@ DECODER_ERRORS = (
     RuntimeError,
     NotImplementedError,
     AttributeError,
+    AssertionError,
     struct.error,
+    zlib.error,
 )
 
 

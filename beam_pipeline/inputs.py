@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -26,6 +27,20 @@ from beam_pipeline.uris import absolute, parent
 LIST_SUFFIXES = {".txt": "text", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 # Rows of a Parquet list that are held at once.
 ROWS_AT_ONCE = 4096
+# JSON lines that are looked at to learn the names of a list's columns.
+LINES_OF_HEAD = 100
+# What a list raises that is truncated or otherwise not what its name says, at its head or further down.
+_BROKEN_LIST = (EOFError, zlib.error, gzip.BadGzipFile, csv.Error, pa.ArrowInvalid)
+# What Parquet columns of URIs come as; the bytes of writers that do not mark text, and nothing but nulls.
+_TEXT_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_null,
+)
 
 
 @dataclass(frozen=True)
@@ -184,6 +199,17 @@ Row = tuple[str | None, tuple[Any, ...], str | None]
 
 
 def _rows(source: Source, columns: Columns, storage: Storage) -> Iterator[Row]:
+    try:
+        yield from _rows_of_kind(source, columns, storage)
+    except _BROKEN_LIST as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: Source, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"the list {source.uri!r} cannot be read: {error}")
+
+
+def _rows_of_kind(source: Source, columns: Columns, storage: Storage) -> Iterator[Row]:
     with storage.open(source.uri) as raw:
         if source.kind == "parquet":
             yield from _parquet_rows(raw, columns)
@@ -210,10 +236,14 @@ def _stripped(lines: Iterable[str]) -> Iterator[str]:
             yield text
 
 
-def _csv_rows(lines: Iterable[str], columns: Columns) -> Iterator[Row]:
+def _csv(lines: Iterable[str]) -> Iterator[list[str]]:
     # Fields of any length: csv's own limit of 128 KiB is a remnant that a signed URL with a policy can pass.
     csv.field_size_limit(1 << 24)
-    rows = csv.reader(lines)
+    return csv.reader(lines)
+
+
+def _csv_rows(lines: Iterable[str], columns: Columns) -> Iterator[Row]:
+    rows = _csv(lines)
     header = next(rows, None)
     if header is None:
         return
@@ -232,7 +262,7 @@ def _json_rows(lines: Iterable[str], columns: Columns) -> Iterator[Row]:
     for line in _stripped(lines):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter for a thousand brackets
             yield None, _nothing(columns), f"not a line of JSON: {error}"
             continue
         if not isinstance(row, dict):
@@ -277,7 +307,7 @@ def _nothing(columns: Columns) -> tuple[None, ...]:
 def _parquet_rows(raw: IO[bytes], columns: Columns) -> Iterator[Row]:
     names = [columns.uri, *(column.name for column in columns.carried)]
     for batch in pq.ParquetFile(raw).iter_batches(ROWS_AT_ONCE, columns=list(dict.fromkeys(names))):
-        uris = batch.column(columns.uri).cast(pa.string()).to_pylist()
+        uris = _uris(batch.column(columns.uri))
         carried: list[list[Any]] = []
         problems: list[str | None] = [None] * len(uris)
         for column in columns.carried:
@@ -289,18 +319,27 @@ def _parquet_rows(raw: IO[bytes], columns: Columns) -> Iterator[Row]:
             yield uri, tuple(row), problem
 
 
+def _uris(array: pa.Array) -> list[str | None]:
+    # Through bytes: nothing in a Parquet file vouches for its text being UTF-8, and one such row is one failure.
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    return [
+        None if one is None else one.decode("utf-8", "surrogateescape") for one in array.cast(pa.binary()).to_pylist()
+    ]
+
+
 def _cast_column(array: pa.Array, column: CarriedColumn) -> tuple[list[Any], list[str | None]]:
     kind = column.type or array.type
     try:
         return to_transit(array.cast(kind)), [None] * len(array)
-    except pa.ArrowInvalid:  # one value or more would lose something: find out which
+    except (pa.ArrowInvalid, UnicodeDecodeError):  # one value or more would lose something: find out which
         values: list[Any] = []
         problems: list[str | None] = []
         for place in range(len(array)):
             try:
                 values += to_transit(array.slice(place, 1).cast(kind))
                 problems.append(None)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, UnicodeDecodeError) as error:
                 values.append(None)
                 problems.append(f"column {column.name!r}: {error}")
         return values, problems
@@ -314,8 +353,8 @@ def _head_schema(source: Source, columns: Columns, storage: Storage) -> pa.Schem
     with storage.open(source.uri) as raw:
         try:
             schema = _schema_of(raw, source)
-        except (pa.ArrowInvalid, OSError, ValueError) as error:
-            raise ConfigurationError(f"the list {source.uri!r} cannot be read: {error}") from error
+        except (*_BROKEN_LIST, OSError, ValueError) as error:
+            raise _unreadable(source, error) from error
     if source.kind == "text":
         if columns.carried:
             raise ConfigurationError(f"{source.uri!r} is a list of URIs alone, so it has no columns to keep")
@@ -329,6 +368,11 @@ def _head_schema(source: Source, columns: Columns, storage: Storage) -> pa.Schem
             raise ConfigurationError(
                 f"{source.uri!r} has no column {name!r}{remedy}{nearest(name, schema.names)} It has: {have}"
             )
+        if schema.names.count(name) > 1:
+            raise ConfigurationError(f"{source.uri!r} has more than one column {name!r}")
+    kind = _plain(schema.field(columns.uri).type)
+    if not any(is_text(kind) for is_text in _TEXT_TYPES):
+        raise ConfigurationError(f"expected the column {columns.uri!r} of {source.uri!r} to be text, found {kind}")
     return schema
 
 
@@ -337,15 +381,31 @@ def _schema_of(raw: IO[bytes], source: Source) -> pa.Schema | None:
         return pq.ParquetFile(raw).schema_arrow
     with _text(raw, source.uri) as lines:
         if source.kind == "csv":
-            header = next(csv.reader(lines), [])
+            header = next(_csv(lines), [])
             return pa.schema([(name, pa.string()) for name in header]) if header else None
-        line = next(_stripped(lines), None)
-        if source.kind == "text" or line is None:
+        head = list(itertools.islice(_stripped(lines), LINES_OF_HEAD))
+        if source.kind == "text" or not head:
             return None
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"expected a JSON object in each line, found {type(row).__name__}")
-        return pa.schema([(name, pa.string()) for name in row])
+        return pa.schema([(name, pa.string()) for name in _json_names(head)])
+
+
+def _json_names(lines: Sequence[str]) -> list[str]:
+    """The names in some JSON lines. A line may lack what is null in it, or be broken: one line is one failure."""
+    names: dict[str, None] = {}
+    problem = ""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problem = problem or str(error)
+            continue
+        if isinstance(row, dict):
+            names |= dict.fromkeys(name for name in row if _text_problem(name) is None)
+        else:
+            problem = problem or f"found {type(row).__name__}"
+    if not names:
+        raise ValueError(f"expected a JSON object in each line; {problem or 'they are empty'}")
+    return list(names)
 
 
 def _settle(column: CarriedColumn, schemas: Sequence[pa.Schema | None]) -> CarriedColumn:

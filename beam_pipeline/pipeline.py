@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import create_runner
 
 from beam_pipeline.dataset.plan import Plan
 from beam_pipeline.errors import ConfigurationError, nearest
@@ -19,7 +22,6 @@ from beam_pipeline.stages.sources import ReadReferences
 
 # Named directly: the class called DirectRunner first tries to download another engine, without a time limit.
 IN_PROCESS = "FnApiRunner"
-_ALIASES = {"DirectRunner": IN_PROCESS}
 # Options that say how many processes will work at once, on one runner or another.
 _WORKER_OPTIONS = ("direct_num_workers", "parallelism", "max_num_workers", "num_workers")
 
@@ -60,12 +62,25 @@ def parse_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
     """Beam's options from a command line.
 
     Raises:
-      ConfigurationError: for a flag that neither Beam nor, as far as can be known here, the runner has.
+      ConfigurationError: for a runner that is not there, for a value that Beam refuses, and for a flag that neither
+        Beam nor, as far as can be known here, the runner has.
     """
-    name = _ALIASES.get(runner, runner)
-    options = PipelineOptions([f"--runner={name}", *flags])
+    # Beam takes its runners' names in any case, and without their ending.
+    name = IN_PROCESS if runner.lower().removesuffix("runner") in ("direct", "fnapi") else runner
+    try:
+        create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ConfigurationError(f"the runner {runner!r} cannot be used: {error}") from error
+    refusal = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refusal):  # Beam's parser would print a hundred lines of usage and exit
+            options = PipelineOptions([f"--runner={name}", *flags])
+            given = set(options.get_all_options(retain_unknown_options=True))
+    except SystemExit as error:
+        reason = refusal.getvalue().strip().rpartition("error: ")[2]
+        raise ConfigurationError(f"Beam refuses its options: {reason}") from error
     known = set(PipelineOptions([]).get_all_options())
-    for unknown in sorted(set(options.get_all_options(retain_unknown_options=True)) - known):
+    for unknown in sorted(given - known):
         # A portable runner's job server may have options of its own, which only it knows; in Beam's style of writing.
         if name == IN_PROCESS or "-" in unknown:
             raise ConfigurationError(

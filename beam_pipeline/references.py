@@ -80,13 +80,14 @@ class ImageReference:
     def pack(self) -> bytes:
         """The reference as bytes: a quarter of the memory of the object while it waits in a shuffle."""
         fields = (self.uri, self.position, self.carried, self.problem, self.tried_before)
-        return pickle.dumps((*fields, None if self.identity == self.uri else self.identity), protocol=5)
+        same = self.identity == self.uri
+        return pickle.dumps((*fields, same, None if same else self.identity), protocol=5)
 
     @classmethod
     def unpack(cls, packed: bytes) -> ImageReference:
         """The reverse of `pack`. For bytes of this job's own shuffle only, never for bytes of a dataset."""
-        uri, position, carried, problem, tried_before, identity = pickle.loads(packed)
-        return cls(uri, position, carried, uri if identity is None else identity, problem, tried_before)
+        uri, position, carried, problem, tried_before, same, identity = pickle.loads(packed)
+        return cls(uri, position, carried, uri if same else identity, problem, tried_before)
 
     def order(self) -> tuple[tuple[int, int, int], str]:
         """What decides between two rows of one picture: the smaller one wins."""
@@ -119,6 +120,9 @@ def from_transit(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _carrier(kind: pa.DataType) -> pa.DataType | None:
+    """The type that values of `kind` travel as, or None where they travel as they are."""
+    if pa.types.is_nested(kind):
+        return _nested_carrier(kind)
     if (
         pa.types.is_timestamp(kind)
         or pa.types.is_duration(kind)
@@ -129,3 +133,18 @@ def _carrier(kind: pa.DataType) -> pa.DataType | None:
     if pa.types.is_time32(kind) or pa.types.is_date32(kind):
         return pa.int32()
     return None
+
+
+def _nested_carrier(kind: pa.DataType) -> pa.DataType | None:
+    inner = [kind.field(place) for place in range(kind.num_fields)]
+    carriers = [_carrier(field.type) for field in inner]
+    if not any(carriers):
+        return None
+    fields = [field.with_type(carrier or field.type) for field, carrier in zip(inner, carriers, strict=True)]
+    if pa.types.is_struct(kind):
+        return pa.struct(fields)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(fields[0], kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(fields[0])
+    return pa.list_(fields[0]) if pa.types.is_list(kind) else None

@@ -7,6 +7,7 @@ Python lists. `schemas/` publishes the same contract for readers.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ FAILURE_FIELDS = (
     pa.field("tried_before", pa.bool_(), nullable=False),  # whether an earlier run had failed on it already
     pa.field("position", pa.list_(pa.int64(), 3), nullable=False),  # number of the input, of its file, of the row
 )
+# The column that readers make of the folder names `run_id=…`.
+PARTITION_NAME = "run_id"
 # Keys of a part's own metadata, each a JSON document.
 SPEC_KEY = b"beam_embed.spec"
 PART_KEY = b"beam_embed.part"
@@ -49,7 +52,8 @@ def check_carried_names(spec: EmbeddingSpec, carried: Sequence[CarriedColumn]) -
     Raises:
       ConfigurationError: naming the column.
     """
-    taken = {URI_FIELD.name, *(f.name for f in (*PICTURE_FIELDS, *FAILURE_FIELDS)), *(o.column for o in spec.outputs)}
+    stored = (URI_FIELD, *PICTURE_FIELDS, *FAILURE_FIELDS)
+    taken = {PARTITION_NAME, *(field.name for field in stored), *(output.column for output in spec.outputs)}
     names = [column.name for column in carried]
     for name in names:
         if name in taken:
@@ -120,7 +124,7 @@ def finished(values: np.ndarray, spec: EmbeddingSpec) -> np.ndarray:
     neighbours unscaled, because of its epsilon, where activations are near 1e-11. A vector of zeros stays one.
     """
     if spec.normalize:
-        rows = values.reshape(len(values), -1).astype(np.float64)
+        rows = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float64)
         peak = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
         rows /= np.where(peak == 0, 1.0, peak)
         length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))

@@ -70,6 +70,12 @@ class LayerOutput:
     layer: str | int
     pooling: str = "none"
 
+    def __post_init__(self) -> None:
+        if self.pooling not in LAYER_POOLINGS:
+            raise ConfigurationError(
+                f"unknown pooling {self.pooling!r} for layer {self.layer!r}; it is one of {', '.join(LAYER_POOLINGS)}"
+            )
+
     @classmethod
     def parse(cls, text: str | int) -> LayerOutput:
         """`block5_pool:avg`, `-1`, `fc1` -> a `LayerOutput`.
@@ -82,11 +88,7 @@ class LayerOutput:
             name, pooling = str(text), "none"
         if not name:
             raise ConfigurationError(f"expected a layer's name or index, received {text!r}")
-        if pooling not in LAYER_POOLINGS:
-            raise ConfigurationError(
-                f"unknown pooling {pooling!r} for layer {name!r}; it is one of {', '.join(LAYER_POOLINGS)}"
-            )
-        is_index = name.lstrip("-").isdigit() and name.count("-") <= 1
+        is_index = name.lstrip("-").isdecimal() and name.count("-") <= 1
         return cls(int(name) if is_index else name, pooling)
 
 
@@ -312,7 +314,7 @@ def _checked_arguments(app: Application, arguments: dict[str, Any]) -> tuple[tup
 def _checked_size(app: Application, size: int | Sequence[int] | None) -> tuple[int, int]:
     if size is None:
         return app.default_size, app.default_size
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ConfigurationError(f"target_size is height and width in pixels, received {size!r}")
     if min(pair) < app.smallest_size:
@@ -329,7 +331,7 @@ def _check_weights_source(source: str) -> None:
     if source.startswith("random:"):
         seed = source[len("random:") :]
         # Keras takes seeds of 32 bits.
-        if not seed.isdigit() or int(seed) >= 2**32:
+        if not seed.isdecimal() or int(seed) >= 2**32:
             raise ConfigurationError(f"expected random:SEED with a seed from 0 to 4294967295, received {source!r}")
     elif not source.endswith(".h5"):
         raise ConfigurationError(

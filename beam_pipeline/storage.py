@@ -73,14 +73,15 @@ class Storage:
             raise StoreError(f"the file system for {scheme}:// cannot be set up: {error}") from error
 
     def _options_for(self, scheme: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        shared: dict[str, Any] = {}
+        own: dict[str, Any] = {}
         for key, value in self.options.items():
             prefix, dot, name = key.partition(".")
             if dot and prefix == scheme:
-                found[name] = value
+                own[name] = value
             elif not dot and scheme not in _WITHOUT_OPTIONS:
-                found[key] = value
-        return found
+                shared[key] = value
+        return shared | own
 
     def arrow(self, uri: str) -> tuple[pafs.FileSystem, str]:
         """The same as an Arrow file system, for reading Parquet."""
@@ -102,6 +103,14 @@ class Storage:
         """A whole file."""
         with self.open(uri) as handle:
             return handle.read()
+
+    def download(self, uri: str, path: str) -> None:
+        """Copies a whole file to a local path as one stream, which also a web server without ranges can give."""
+        if is_local(uri):
+            shutil.copyfile(local_path(uri), path)
+            return
+        fs, remote = self.filesystem(uri)
+        fs.get_file(remote, path)
 
     def exists(self, uri: str) -> bool:
         """Whether there is a file or folder."""
@@ -135,11 +144,14 @@ class Storage:
         fs, path = self.filesystem(folder)
         found = fs.find(path, detail=True)
         for name in sorted(found):
-            if not any(piece.startswith(".") for piece in name[len(path) :].split("/")):
+            if not _is_hidden(name[len(path) :]):
                 yield FileInfo(fs.unstrip_protocol(name), found[name].get("size"))
 
     def glob(self, pattern: str) -> Iterator[FileInfo]:
-        """Every file that a pattern matches, sorted. `**` stands for any number of folders."""
+        """Every file that a pattern matches, sorted. `**` stands for any number of folders.
+
+        As in a shell, names that begin with a dot are matched only where the pattern spells that dot.
+        """
         if is_local(pattern):
             for path in sorted(local_glob.iglob(local_path(pattern), recursive=True)):
                 if os.path.isfile(path):
@@ -147,8 +159,11 @@ class Storage:
             return
         fs, path = self.filesystem(pattern)
         found = fs.glob(path, detail=True)
+        first = min((path.index(one) for one in GLOB_CHARACTERS & set(path)), default=0)
+        spelt = path.rfind("/", 0, first) + 1
+        hidden_too = _is_hidden(path[spelt:])
         for name in sorted(found):
-            if found[name].get("type") != "directory":
+            if found[name].get("type") != "directory" and (hidden_too or not _is_hidden(name[spelt:])):
                 yield FileInfo(fs.unstrip_protocol(name), found[name].get("size"))
 
     # Writing
@@ -236,6 +251,10 @@ class Storage:
 def has_glob(uri: str) -> bool:
     """Whether a URI is a pattern. A name that exists as it stands is none, whatever characters it has."""
     return bool(GLOB_CHARACTERS & set(uri)) and not (is_local(uri) and os.path.exists(local_path(uri)))
+
+
+def _is_hidden(path: str) -> bool:
+    return any(piece.startswith(".") for piece in path.split("/"))
 
 
 def _commit_local(path: str, final: str) -> bool:

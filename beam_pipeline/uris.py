@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)://")
 # The part of a URL that may hold a signature or a password; never shown.
-_SECRET = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s'\"]*")
+_SECRET = re.compile(r"(?<=://)[^/\s]*@|\?[^\s'\"]*")
 
 
 def scheme_of(uri: str) -> str:
@@ -47,18 +47,30 @@ def absolute(uri: str, base: str = "") -> str:
     if os.path.isabs(path):
         return path  # literally: normalising '..' could name another file behind a symbolic link
     if base and not is_local(base):
+        while path.startswith(("./", "../")):  # object stores have no such names: './a' would be another key
+            up, _, path = path.partition("/")
+            base = parent(base) if up == ".." else base
         return join(base, path)
     return os.path.normpath(os.path.join(os.path.abspath(local_path(base)), path))
 
 
 def join(base: str, *names: str) -> str:
     """Joins names to a folder with single slashes, without touching the scheme."""
-    return "/".join([base.rstrip("/"), *names])
+    head = _head(base)
+    return "/".join([base[:head] + base[head:].rstrip("/"), *names])
 
 
 def parent(uri: str) -> str:
     """The folder of a file."""
-    return uri[: uri.rfind("/")] or "/" if "/" in uri else ""
+    head = _head(uri)
+    slash = uri.rfind("/", head)
+    return uri[: max(slash, head + 1)] if slash >= 0 else uri[:head]
+
+
+def _head(uri: str) -> int:
+    """The length of `s3://` and the like, which is no part of a path."""
+    match = _SCHEME.match(uri)
+    return match.end() if match else 0
 
 
 def name_of(uri: str) -> str:

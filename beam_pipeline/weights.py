@@ -15,8 +15,6 @@ from beam_pipeline.spec import WeightsFile
 from beam_pipeline.storage import Storage
 from beam_pipeline.uris import is_local, join, local_path, name_of, redacted
 
-_CHUNK = 1 << 20
-
 
 def digest_of(path: str) -> str:
     """`sha256:` and the hexadecimal digest of a local file."""
@@ -102,8 +100,7 @@ def download(uri: str, path: str, storage: Storage) -> None:
     """
     try:
         with storage.temporary(path) as part:
-            with storage.open(uri) as source, open(part, "wb") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
+            storage.download(uri, part)
             os.replace(part, path)
     except OSError as error:
         reason = redacted(str(error)) or type(error).__name__

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from beam_pipeline.cli.values import human_bytes, human_time
 from beam_pipeline.dataset.plan import Plan, read_plan
+from beam_pipeline.errors import DatasetError
 from beam_pipeline.job import Job
 from beam_pipeline.launcher import Finished, Observer
 from beam_pipeline.progress import TALLY
@@ -87,9 +88,14 @@ class Display:
     def _wait_for_plan(self, job: Job) -> Plan | None:
         storage = job.storage()
         while True:
-            plan = read_plan(job.layout, job.run_id, storage)
-            if plan is not None or self._stop.wait(LOOK_EVERY_S):
+            stopped = self._stop.is_set()  # asked before the look, so that a short job's plan is shown too
+            try:
+                plan = read_plan(job.layout, job.run_id, storage)
+            except DatasetError:
+                return None  # the job itself says so
+            if plan is not None or stopped:
                 return plan
+            self._stop.wait(LOOK_EVERY_S)
 
     def _draw_bar(self, plan: Plan) -> None:
         meter = _Meter(plan)
@@ -145,7 +151,7 @@ class Display:
         """Prints what an interrupted job leaves, and how to go on."""
         self._say("interrupted; the parts that are finished are kept: run the same command again to go on")
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Prints why the job failed."""
         text = str(error).strip()
         reason = next((line for line in reversed(text.splitlines()) if line.strip()), type(error).__name__)

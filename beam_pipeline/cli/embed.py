@@ -154,20 +154,25 @@ def embed_and_show(spec: EmbeddingSpec, work: Work, *, verbose: bool, **job: Any
     try:
         with display:
             finished = embed(spec=spec, work=work, observer=display.observer(), **job)
-    except BeamEmbedError:
-        raise
-    except KeyboardInterrupt:
-        display.interrupted()
-        sys.stdout.flush()
-        # The runner's threads would go on to the end of their shard; a kill costs no more than this does.
-        os._exit(INTERRUPTED)
-    except Exception as error:
-        if verbose:
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_interrupt(error):
+            display.interrupted()
+            sys.stdout.flush()
+            # The runner's threads would go on to the end of their shard; a kill costs no more than this does.
+            os._exit(INTERRUPTED)
+        if verbose or isinstance(error, BeamEmbedError):
             raise
         display.failed(error)
         return FAILED
     display.summary(finished)
     return TOO_MANY_FAILURES if finished.failure_ratio > work.max_failure_ratio else DONE
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of an error: Beam wraps what is raised in a step into errors of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _check_rest(rest: list[str], known_flags: list[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from beam_pipeline.cli import demo, embed, files, layers, models, quiet
 from beam_pipeline.errors import BeamEmbedError, ConfigurationError
@@ -17,9 +18,16 @@ SUBCOMMANDS = (embed, models, layers, files, demo)
 DONE, FAILED, MISTAKE, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Subcommands inherit it. Their usage has thirty lines, under which the mistake itself would be lost."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"beam-embed: {message}; '{self.prog} --help' shows what there is\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="beam-embed",
         description="Turns a corpus of images into embeddings with pretrained Keras models, in batch, on Apache Beam.",
         allow_abbrev=False,

@@ -79,7 +79,7 @@ def read_contract(layout: Layout, storage: Storage) -> Contract | None:
     """
     try:
         document = json.loads(storage.read(layout.dataset_json))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise DatasetError(f"{layout.dataset_json!r} is damaged: {error}") from error

@@ -26,6 +26,7 @@ from beam_pipeline.uris import join, name_of
 BEAT_EVERY_S = 10.0
 # Six missed beats: a machine under load, or a store that answers slowly, is not dead.
 DEAD_AFTER_S = 60.0
+_FIELDS = frozenset({"run_id", "host", "pid", "process", "beat", "beat_at"})
 
 
 @contextlib.contextmanager
@@ -92,7 +93,9 @@ def _read(uri: str, storage: Storage) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(storage.read(uri))
     except FileNotFoundError:
         return None  # released this moment
-    return found
+    except ValueError:
+        return None  # a living holder writes it in one step and anew with each beat: its machine crashed
+    return found if isinstance(found, dict) and found.keys() >= _FIELDS else None
 
 
 def _alive(holder: dict[str, Any]) -> bool:
@@ -106,9 +109,11 @@ def _process_identity(pid: int) -> str:
     """The boot and the start time of a process: its number alone may belong to another one by now."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as boot, open(f"/proc/{pid}/stat") as status:
-            # Field 22, counted behind the command's closing bracket, since a command may contain spaces.
-            return f"{boot.read().strip()}:{status.read().rpartition(')')[2].split()[19]}"
-    except FileNotFoundError:
+            # Counted behind the command's closing bracket, since a command may contain spaces: field 3 is the state,
+            # field 22 the start. A zombie was killed, and waits for a parent that may never ask for it.
+            fields = status.read().rpartition(")")[2].split()
+            return "" if fields[0] in "ZX" else f"{boot.read().strip()}:{fields[19]}"
+    except (FileNotFoundError, ProcessLookupError):
         return "" if os.path.isdir("/proc/self") else _without_proc(pid)
 
 

@@ -71,6 +71,7 @@ class PartWriter:
         self._writer = pq.ParquetWriter(path, arrow_schema, use_dictionary=dictionary, **WRITER_OPTIONS)
         self._carried = carried
         self._batches: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_bytes = 0
         self._failed: list[Failed] = []
         self.rows = 0
 
@@ -80,8 +81,9 @@ class PartWriter:
         if embedded.rows.num_rows:
             self._batches.append(embedded.rows)
             self.rows += embedded.rows.num_rows
-        waiting = sum(batch.num_rows for batch in self._batches)
-        if waiting >= ROWS_IN_GROUP or sum(batch.nbytes for batch in self._batches) >= BYTES_IN_GROUP:
+            self._waiting_rows += embedded.rows.num_rows
+            self._waiting_bytes += embedded.rows.nbytes
+        if self._waiting_rows >= ROWS_IN_GROUP or self._waiting_bytes >= BYTES_IN_GROUP:
             self._flush()
 
     @property
@@ -106,6 +108,7 @@ class PartWriter:
             width = max(1, table.nbytes // table.num_rows)
             self._writer.write_table(table, row_group_size=max(1, min(ROWS_IN_GROUP, BYTES_IN_GROUP // width)))
             self._batches = []
+            self._waiting_rows = self._waiting_bytes = 0
 
 
 @contextmanager
@@ -157,10 +160,10 @@ def read_footer(layout: Layout, run_id: str, name: str, storage: Storage) -> Foo
             metadata = pq.read_metadata(handle)
     except FileNotFoundError:
         return None
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{uri!r} is no Parquet file: {error}") from error
+    except (pa.ArrowInvalid, OSError) as error:  # a damaged Parquet file is either, depending on where
+        raise DatasetError(f"{uri!r} is no readable Parquet file: {error}") from error
     stored = metadata.metadata or {}
-    if schema.PART_KEY not in stored:
+    if schema.PART_KEY not in stored or schema.FAILURES_KEY not in stored:
         raise DatasetError(f"{uri!r} was not written by beam-embed")
     part = json.loads(stored[schema.PART_KEY])
     failures = pa.ipc.open_stream(base64.b64decode(stored[schema.FAILURES_KEY])).read_all()

@@ -21,6 +21,9 @@ from beam_pipeline.references import CarriedColumn, ImageReference, from_transit
 from beam_pipeline.schema import SCHEMA_VERSION, carried_fields
 from beam_pipeline.storage import Storage
 
+# In front of carried columns' names in a work list: an input may have a column called `_uri`.
+_CARRIED = "carried."
+
 
 @dataclass(frozen=True)
 class WorkList:
@@ -147,7 +150,7 @@ def read_work_list(
     """
     try:
         table = pq.read_table(pa.BufferReader(storage.read(layout.work_list(run_id, work.name))))
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid) as error:  # a damaged Parquet file is either, depending on where
         raise DatasetError(f"work list {work.name!r} of run {run_id!r} cannot be read: {error}") from error
     if table.num_rows != work.rows:
         raise DatasetError(f"work list {work.name!r} has {table.num_rows} rows, planned were {work.rows}")
@@ -166,12 +169,17 @@ def write_plan(layout: Layout, plan: Plan, storage: Storage) -> Plan:
 
 
 def read_plan(layout: Layout, run_id: str, storage: Storage) -> Plan | None:
-    """The fixed plan of a run, or None before there is one."""
+    """The fixed plan of a run, or None before there is one.
+
+    Raises:
+      DatasetError: where the file is damaged.
+    """
     try:
-        document = json.loads(storage.read(layout.plan(run_id)))
+        return Plan.from_json(json.loads(storage.read(layout.plan(run_id))))
     except FileNotFoundError:
         return None
-    return Plan.from_json(document)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{layout.plan(run_id)!r} is damaged: {error}") from error
 
 
 def _to_table(references: Sequence[ImageReference], carried: Sequence[CarriedColumn]) -> pa.Table:
@@ -183,12 +191,14 @@ def _to_table(references: Sequence[ImageReference], carried: Sequence[CarriedCol
         "_tried_before": pa.array([r.tried_before for r in references], pa.bool_()),
     }
     for place, column in enumerate(carried_fields(carried)):
-        columns[column.name] = from_transit([r.carried[place] if r.carried else None for r in references], column.type)
+        values = [r.carried[place] if r.carried else None for r in references]
+        columns[_CARRIED + column.name] = from_transit(values, column.type)
     return pa.table(columns)
 
 
 def _from_table(table: pa.Table, carried: Sequence[CarriedColumn]) -> Iterator[ImageReference]:
-    values = [to_transit(table.column(column.name)) for column in carried]
+    # Parquet has no seconds and no date64, and gives back milliseconds and date32.
+    values = [to_transit(table.column(_CARRIED + field.name).cast(field.type)) for field in carried_fields(carried)]
     rows = zip(*values, strict=True) if values else iter([()] * table.num_rows)
     own = (table.column(name).to_pylist() for name in ("_uri", "_identity", "_position", "_problem", "_tried_before"))
     for (uri, identity, position, problem, tried), row in zip(zip(*own, strict=True), rows, strict=True):

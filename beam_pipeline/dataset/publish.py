@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from beam_pipeline import schema
 from beam_pipeline.dataset import parts
 from beam_pipeline.dataset.contract import Contract
-from beam_pipeline.dataset.layout import Layout, relative_failures
+from beam_pipeline.dataset.layout import RUN_PREFIX, Layout, relative_failures
 from beam_pipeline.dataset.plan import Plan, read_plan
 from beam_pipeline.errors import DatasetError
 from beam_pipeline.storage import Storage
@@ -45,6 +45,9 @@ def publish(layout: Layout, plan: Plan, contract: Contract, status: str, storage
     Raises:
       DatasetError: where the parts do not add up to the plan. Nothing is published then.
     """
+    published = read_manifest(layout, plan.run_id, storage)
+    if published is not None:  # another attempt at this step came first
+        return published
     footers = _footers(layout, plan, storage)
     missing = [work for work in plan.work if work.shard not in footers]
     if missing and status == COMPLETE:
@@ -64,17 +67,24 @@ def publish(layout: Layout, plan: Plan, contract: Contract, status: str, storage
 
 
 def read_manifest(layout: Layout, run_id: str, storage: Storage) -> dict[str, Any] | None:
-    """The manifest of a run, or None while it is not published."""
+    """The manifest of a run, or None while it is not published.
+
+    Raises:
+      DatasetError: where the file is damaged.
+    """
     try:
         found: dict[str, Any] = json.loads(storage.read(layout.manifest(run_id)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        raise DatasetError(f"{layout.manifest(run_id)!r} is damaged: {error}") from error
     return found
 
 
 def run_ids(layout: Layout, storage: Storage) -> list[str]:
     """The ids of all runs that have written anything down, sorted."""
-    return [name_of(info.uri) for info in storage.list(layout.runs)]
+    names = (name_of(info.uri) for info in storage.list(layout.runs))
+    return [name for name in names if name.startswith(RUN_PREFIX)]  # file managers leave files of their own
 
 
 def published_runs(layout: Layout, storage: Storage) -> list[dict[str, Any]]:
@@ -149,6 +159,8 @@ def _write_failures(
             for footer in footers:
                 if footer.failures.num_rows:
                     writer.write_table(footer.failures)
+        # Without a manifest, what lies there is of an attempt that was killed, perhaps before the last parts came.
+        storage.delete(uri)
         storage.commit(path, uri)
 
 
