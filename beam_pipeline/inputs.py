@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from beam_pipeline.errors import ConfigurationError, nearest
 from beam_pipeline.references import NO_URI, CarriedColumn, ImageReference, from_transit, to_transit
 from beam_pipeline.storage import Storage, has_glob
-from beam_pipeline.uris import absolute, parent
+from beam_pipeline.uris import absolute, parent, redacted, without_query
 
 LIST_SUFFIXES = {".txt": "text", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 # Rows of a Parquet list that are held at once.
@@ -89,18 +89,18 @@ def parse_source(text: str, number: int, storage: Storage) -> Source:
     uri = absolute(text)
     if has_glob(uri):
         if next(iter(storage.glob(uri)), None) is None:
-            raise ConfigurationError(f"the pattern {text!r} matches no file")
+            raise ConfigurationError(f"the pattern {redacted(text)!r} matches no file")
         return Source(uri, (number, 0), "glob")
     if storage.is_folder(uri):
         return Source(uri, (number, 0), "folder")
     if not storage.exists(uri):
-        raise ConfigurationError(f"there is no file or folder {text!r}")
+        raise ConfigurationError(f"there is no file or folder {redacted(text)!r}")
     return Source(uri, (number, 0), list_kind(uri) or "image")
 
 
 def list_kind(uri: str) -> str | None:
     """The kind of list that a name promises, or None for a picture."""
-    name = uri.lower().removesuffix(".gz")
+    name = without_query(uri).lower().removesuffix(".gz")
     return next((kind for suffix, kind in LIST_SUFFIXES.items() if name.endswith(suffix)), None)
 
 
@@ -123,7 +123,7 @@ def read(source: Source, columns: Columns, storage: Storage) -> Iterator[ImageRe
         for row, uri in enumerate(_pictures(source, storage)):
             yield _reference(uri, (*source.number, row), (), uri, _text_problem(uri))
         return
-    base = parent(source.uri)
+    base = parent(without_query(source.uri))
     names = [column.name for column in columns.carried]
     for row, (text, carried, problem) in enumerate(_rows(source, columns, storage)):
         named = absolute(text, base) if text else None
@@ -151,12 +151,12 @@ def check_sources(texts: Sequence[str], columns: Columns, storage: Storage) -> t
     lists = [source for source in expanded if source.is_list]
     if columns.carried and len(lists) < len(expanded):
         other = next(source for source in expanded if not source.is_list)
-        raise ConfigurationError(f"{other.uri!r} is no list, so it has no columns to keep")
+        raise ConfigurationError(f"{redacted(other.uri)!r} is no list, so it has no columns to keep")
     schemas = [_head_schema(source, columns, storage) for source in lists]
     typed = tuple(_settle(column, schemas) for column in columns.carried)
     settled = Columns(columns.uri, typed, columns.identity)
     if not any(True for source in expanded for _ in itertools.islice(read(source, settled, storage), 1)):
-        raise ConfigurationError("the inputs hold no URIs at all: " + ", ".join(repr(text) for text in texts))
+        raise ConfigurationError("the inputs hold no URIs at all: " + ", ".join(repr(redacted(text)) for text in texts))
     return sources, settled
 
 
@@ -206,11 +206,11 @@ def _rows(source: Source, columns: Columns, storage: Storage) -> Iterator[Row]:
 
 
 def _unreadable(source: Source, error: Exception) -> ConfigurationError:
-    return ConfigurationError(f"the list {source.uri!r} cannot be read: {error}")
+    return ConfigurationError(f"the list {redacted(source.uri)!r} cannot be read: {error}")
 
 
 def _rows_of_kind(source: Source, columns: Columns, storage: Storage) -> Iterator[Row]:
-    with storage.open(source.uri) as raw:
+    with storage.open(source.uri, as_stream=source.kind != "parquet") as raw:
         if source.kind == "parquet":
             yield from _parquet_rows(raw, columns)
             return
@@ -224,7 +224,7 @@ def _rows_of_kind(source: Source, columns: Columns, storage: Storage) -> Iterato
 
 
 def _text(raw: IO[bytes], uri: str) -> io.TextIOWrapper:
-    plain: Any = gzip.GzipFile(fileobj=raw) if uri.lower().endswith(".gz") else raw
+    plain: Any = gzip.GzipFile(fileobj=raw) if without_query(uri).lower().endswith(".gz") else raw
     # A byte that is not UTF-8 spoils its own row, not the whole list.
     return io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
@@ -350,14 +350,14 @@ def _cast_column(array: pa.Array, column: CarriedColumn) -> tuple[list[Any], lis
 
 def _head_schema(source: Source, columns: Columns, storage: Storage) -> pa.Schema | None:
     """The columns of a list. None for a list of plain URIs."""
-    with storage.open(source.uri) as raw:
+    with storage.open(source.uri, as_stream=source.kind != "parquet") as raw:
         try:
             schema = _schema_of(raw, source)
         except (*_BROKEN_LIST, OSError, ValueError) as error:
             raise _unreadable(source, error) from error
     if source.kind == "text":
         if columns.carried:
-            raise ConfigurationError(f"{source.uri!r} is a list of URIs alone, so it has no columns to keep")
+            raise ConfigurationError(f"{redacted(source.uri)!r} is a list of URIs alone, so it has no columns to keep")
         return None
     if schema is None:
         return None
@@ -366,13 +366,15 @@ def _head_schema(source: Source, columns: Columns, storage: Storage) -> pa.Schem
             have = ", ".join(schema.names)
             remedy = " (--uri-column names it)" if name == columns.uri else ""
             raise ConfigurationError(
-                f"{source.uri!r} has no column {name!r}{remedy}{nearest(name, schema.names)} It has: {have}"
+                f"{redacted(source.uri)!r} has no column {name!r}{remedy}{nearest(name, schema.names)} It has: {have}"
             )
         if schema.names.count(name) > 1:
-            raise ConfigurationError(f"{source.uri!r} has more than one column {name!r}")
+            raise ConfigurationError(f"{redacted(source.uri)!r} has more than one column {name!r}")
     kind = _plain(schema.field(columns.uri).type)
     if not any(is_text(kind) for is_text in _TEXT_TYPES):
-        raise ConfigurationError(f"expected the column {columns.uri!r} of {source.uri!r} to be text, found {kind}")
+        raise ConfigurationError(
+            f"expected the column {columns.uri!r} of {redacted(source.uri)!r} to be text, found {kind}"
+        )
     return schema
 
 

@@ -184,6 +184,8 @@ class EmbeddingSpec:
         _choice("interpolation", self.interpolation, INTERPOLATIONS)
         _choice("gray16", self.gray16, GRAY16)
         _choice("dtype", self.dtype, DTYPES)
+        if isinstance(self.layers, (str, int, LayerOutput)):
+            raise ConfigurationError(f"layers is a sequence of layers, received {self.layers!r}")
         layers = tuple(x if isinstance(x, LayerOutput) else LayerOutput.parse(x) for x in self.layers)
         if len(set(layers)) != len(layers):
             twice = next(x for x in layers if layers.count(x) > 1)
@@ -308,6 +310,9 @@ def _checked_arguments(app: Application, arguments: dict[str, Any]) -> tuple[tup
             )
         if not isinstance(value, (int, float, str, bool, type(None))):
             raise ConfigurationError(f"expected a plain value for {name!r} of {app.name}, received {value!r}")
+    # `alpha=1` and `alpha=1.0` are one network, and must have one fingerprint.
+    if isinstance(arguments.get("alpha"), int):
+        arguments["alpha"] = float(arguments["alpha"])
     return tuple(sorted(arguments.items()))
 
 

@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 from fsspec.core import url_to_fs
 
 from beam_pipeline.errors import ConfigurationError, StoreError, nearest
-from beam_pipeline.uris import is_local, join, local_path, name_of, parent, scheme_of
+from beam_pipeline.uris import is_local, join, local_path, name_of, parent, scheme_of, without_query
 
 GLOB_CHARACTERS = frozenset("*?[")
 # Schemes whose file systems take no credentials; a --storage-option without a scheme is not meant for them.
@@ -92,11 +92,18 @@ class Storage:
 
     # Reading
 
-    def open(self, uri: str) -> IO[bytes]:
-        """A file opened for reading bytes."""
+    def open(self, uri: str, *, as_stream: bool = False) -> IO[bytes]:
+        """A file opened for reading bytes.
+
+        Args:
+          uri: of the file.
+          as_stream: it is read from its start to its end, without seeking: what any web server can give.
+        """
         if is_local(uri):
             return open(local_path(uri), "rb")
         fs, path = self.filesystem(uri)
+        if as_stream and scheme_of(uri) in ("http", "https"):
+            return fs.open(path, "rb", block_size=0)
         return fs.open(path, "rb")
 
     def read(self, uri: str) -> bytes:
@@ -250,7 +257,7 @@ class Storage:
 
 def has_glob(uri: str) -> bool:
     """Whether a URI is a pattern. A name that exists as it stands is none, whatever characters it has."""
-    return bool(GLOB_CHARACTERS & set(uri)) and not (is_local(uri) and os.path.exists(local_path(uri)))
+    return bool(GLOB_CHARACTERS & set(without_query(uri))) and not (is_local(uri) and os.path.exists(local_path(uri)))
 
 
 def _is_hidden(path: str) -> bool:
@@ -273,8 +280,13 @@ def _commit_local(path: str, final: str) -> bool:
 
 
 def _walk_local(folder: str) -> Iterator[FileInfo]:
-    for path, folders, names in os.walk(folder):
+    for path, folders, names in os.walk(folder, onerror=_cannot_list):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
                 yield FileInfo(os.path.join(path, name), None)
+
+
+def _cannot_list(error: OSError) -> None:
+    # Passed over in silence, a folder without permission would be pictures that nobody accounts for.
+    raise StoreError(f"the folder {error.filename!r} cannot be listed: {error.strerror}") from error

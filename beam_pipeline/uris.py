@@ -78,6 +78,11 @@ def name_of(uri: str) -> str:
     return posixpath.basename(uri.rstrip("/"))
 
 
+def without_query(uri: str) -> str:
+    """A web address without its query, such as a signature; everything else as it stands, since `?` may be a name's."""
+    return uri.partition("?")[0] if scheme_of(uri) in ("http", "https") else uri
+
+
 def redacted(text: str) -> str:
     """The text without user names, passwords and query strings of the URIs in it."""
     return _SECRET.sub("", text) if "://" in text else text

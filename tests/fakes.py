@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +76,26 @@ def use_fakes(monkeypatch, digest: str = DIGEST) -> list[FakeEngine]:
     monkeypatch.setattr(engines, "load", load)
     monkeypatch.setattr(binding, "resolve", lambda spec, storage: fake_resolved(spec, digest))
     return loaded
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A plain web server for a folder, on loopback; yields its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_address[1]}/"
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Says nothing."""
 
 
 def draw_pictures(folder: Path, count: int, suffix: str = "png", seed: int = 0) -> list[str]:

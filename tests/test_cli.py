@@ -20,6 +20,7 @@ from PIL import Image
 from beam_pipeline import open_dataset
 from beam_pipeline.applications import APPLICATIONS
 from beam_pipeline.cli import display, quiet, values
+from beam_pipeline.cli import embed as embed_command
 from beam_pipeline.cli.main import main
 
 MODEL = ["--model", "MobileNetV2", "--weights", "random:1", "--target-size", "32", "--batch-size", "4"]
@@ -225,6 +226,10 @@ MISTAKES = {
     "value of a flag of Beam": (
         ["--direct_num_workers", "many"],
         "Beam refuses its options: argument --direct_num_workers: invalid int value: 'many'",
+    ),
+    "pattern that the shell has expanded": (
+        [__file__],
+        f"unexpected argument {__file__!r}; quote a pattern, so that the shell leaves it alone",
     ),
     "stray argument": (["another.jpg"], "unexpected argument 'another.jpg'"),
     "stop-after": (
@@ -465,7 +470,7 @@ def test_without_a_terminal_plain_lines_tell_how_far_it_is(tmp_path, fakes, caps
     monkeypatch.setattr(FakeEngine, "__call__", waiting)
     assert embed(tmp_path, tmp_path / "in") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "input    8 rows, 8 new pictures in 1 shards, about 349 B on disk" in lines
+    assert "input    8 rows, 8 new pictures in 1 shard, about 349 B on disk" in lines
     assert "0/8 done, 0 failed, 0 skipped, 0.0 img/s, unknown left" in lines
     assert not [line for line in lines if "\x1b" in line], "no control characters in a log file"
 
@@ -662,3 +667,16 @@ def test_layers_lists_what_layer_can_ask_for(capsys):
     assert found[21] == {
         "index": 21, "name": "block5_pool", "type": "MaxPooling2D", "shape": [2, 3, 512], "bytes": 12288,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("layers", [["--layer", "-2:avg", "--layer", "-1"], ["--layer=-2:avg", "--layer=-1"]])
+def test_a_layer_is_counted_from_the_end_as_it_is_typed(layers, monkeypatch):
+    monkeypatch.setattr(embed_command, "run", lambda args: asked.extend(args.layer) or 0)
+    asked: list[str] = []
+    assert main(["embed", "--input", "a", "--output", "b", "--model", "VGG16", *layers]) == 0
+    assert asked == ["-2:avg", "-1"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (1200, "1,200 rows")])
+def test_things_are_counted_in_words(count, text):
+    assert values.human_count(count, "row") == text

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import columns
+from fakes import columns, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -665,7 +665,7 @@ def test_rows_are_read_one_after_the_other_and_never_all_at_once(tmp_path, monke
         def __exit__(self, *error: object) -> None:
             self._handle.close()
 
-    monkeypatch.setattr(Storage, "open", lambda self, uri: Counted(opened(self, uri)))
+    monkeypatch.setattr(Storage, "open", lambda self, uri, **how: Counted(opened(self, uri, **how)))
     found: Iterator[ImageReference] = read(parse_source(str(path), 0, STORAGE), Columns(), STORAGE)
     assert next(found).uri == "/a"
     assert len(taken) == 1
@@ -676,3 +676,33 @@ def test_rows_are_read_one_after_the_other_and_never_all_at_once(tmp_path, monke
 def test_settled_columns_have_their_types(tmp_path):
     path = write_list(tmp_path / "a.csv", "uri,id\n/a,1\n")
     assert checked(path, keep=("id",))[1] == Columns("uri", (CarriedColumn("id", pa.string()),))
+
+
+# Lists on the web
+
+
+@pytest.fixture
+def web(tmp_path) -> Iterator[tuple[str, Path]]:
+    """A web server on loopback without range requests: its address, and the folder that it serves."""
+    with serving(tmp_path / "web") as address:
+        yield address, tmp_path / "web"
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.csv.gz", "list.jsonl"])
+def test_a_list_on_the_web_is_read_through_its_signed_address(web, name):
+    address, folder = web
+    plain = "uri,id\na.png,1\nhttps://other/b.png,2\n"
+    if "jsonl" in name:
+        plain = '{"uri": "a.png", "id": "1"}\n{"uri": "https://other/b.png", "id": "2"}\n'
+    write_list(folder / name, plain)
+    found = rows(f"{address}{name}?signature=a*b[c]", keep=("id",))
+    assert found == [(f"{address}a.png", ("1",), None), ("https://other/b.png", ("2",), None)]
+
+
+def test_no_message_about_a_list_shows_its_signature(web):
+    address, folder = web
+    write_list(folder / "list.csv", "url\na.png\n")
+    for name in ("list.csv", "gone.csv"):
+        message = refused(f"{address}{name}?signature=secret")
+        assert name in message
+        assert "secret" not in message

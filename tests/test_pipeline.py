@@ -231,6 +231,20 @@ def test_the_id_column_is_the_identity_where_uris_change(tmp_path, monkeypatch):
     assert (second["counts"]["skipped"], second["counts"]["embedded"]) == (2, 1)
 
 
+def test_an_id_column_of_dates_finds_what_earlier_runs_embedded(tmp_path, monkeypatch):
+    use_fakes(monkeypatch)
+    paths = draw_pictures(tmp_path / "in", 2)
+    taken = pa.array([1_700_000_000_000_000_001, 1_700_000_000_000_000_002], pa.timestamp("ns"))
+    pq.write_table(pa.table({"uri": paths, "taken": taken}), tmp_path / "list.parquet")
+    counts = [
+        embed(str(tmp_path / "list.parquet"), str(tmp_path / "out"), SPEC, work=WORK, id_column="taken").manifest[
+            "counts"
+        ]
+        for _ in range(2)
+    ]
+    assert [(count["embedded"], count["skipped"]) for count in counts] == [(2, 0), (0, 2)]
+
+
 def test_no_input_one_picture_and_all_bad(tmp_path, monkeypatch):
     use_fakes(monkeypatch)
     [path] = draw_pictures(tmp_path / "in", 1)

@@ -312,3 +312,12 @@ def test_a_spec_is_frozen_and_can_be_a_key():
 def test_the_identity_of_weights_is_theirs_wherever_they_lie():
     here, there = (WeightsFile(uri, "sha256:1", "imagenet") for uri in ("/a.h5", "s3://b/c.h5"))
     assert here.identity == there.identity == WeightsIdentity("imagenet", "sha256:1")
+
+
+def test_a_width_multiplier_has_one_fingerprint_however_it_is_written():
+    assert spec_of(model_args={"alpha": 1}).fingerprint == spec_of(model_args={"alpha": 1.0}).fingerprint
+
+
+def test_one_layer_alone_is_not_taken_letter_by_letter():
+    with pytest.raises(ConfigurationError, match="layers is a sequence of layers, received 'fc1'"):
+        spec_of(layers="fc1")

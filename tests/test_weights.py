@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import plain_keras
 import pytest
-from fakes import draw_pictures, references
+from fakes import draw_pictures, references, serving
 
 from beam_pipeline import EmbeddingSpec, binding, engines, model
 from beam_pipeline.embedder import Embedder
@@ -57,18 +54,8 @@ def homes(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def server(tmp_path) -> Iterator[tuple[str, Path]]:
     """A web server on loopback: its address, and the folder that it serves."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}/", folder
-        running.shutdown()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
+    with serving(tmp_path / "served") as address:
+        yield address, tmp_path / "served"
 
 
 def vectors(spec: EmbeddingSpec, paths: list[str]) -> np.ndarray:

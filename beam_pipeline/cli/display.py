@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from beam_pipeline.cli.values import human_bytes, human_time
+from beam_pipeline.cli.values import human_bytes, human_count, human_time
 from beam_pipeline.dataset.plan import Plan, read_plan
 from beam_pipeline.errors import DatasetError
 from beam_pipeline.job import Job
@@ -199,8 +199,7 @@ class _Line(ProgressColumn):
 def _intention(plan: Plan, job: Job) -> str:
     counts = plan.counts
     if not counts.new:
-        return f"input    {counts.read:,} rows, nothing new to embed"
+        return f"input    {human_count(counts.read, 'row')}, nothing new to embed"
     size = human_bytes(counts.new * job.resolved.vector_bytes * COMPRESSION)
-    return (
-        f"input    {counts.read:,} rows, {counts.new:,} new pictures in {len(plan.work):,} shards, about {size} on disk"
-    )
+    pictures, shards = human_count(counts.new, "new picture"), human_count(len(plan.work), "shard")
+    return f"input    {human_count(counts.read, 'row')}, {pictures} in {shards}, about {size} on disk"

@@ -178,7 +178,8 @@ def _is_interrupt(error: BaseException | None) -> bool:
 def _check_rest(rest: list[str], known_flags: list[str]) -> None:
     """Refuses what is neither ours nor could be Beam's; Beam itself would pass over it in silence."""
     if rest and not rest[0].startswith("--"):
-        raise ConfigurationError(f"unexpected argument {rest[0]!r}")
+        hint = "; quote a pattern, so that the shell leaves it alone" if os.path.exists(rest[0]) else ""
+        raise ConfigurationError(f"unexpected argument {rest[0]!r}{hint}")
     for flag in (text.partition("=")[0] for text in rest if text.startswith("--")):
         close = difflib.get_close_matches(flag, known_flags, n=1, cutoff=0.8)
         if close:

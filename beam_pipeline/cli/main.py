@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code.
     """
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(_joined(sys.argv[1:] if argv is None else argv))
     if rest and args.command != "embed":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
@@ -67,6 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--layer -1:avg` as `--layer=-1:avg`: argparse takes everything else that begins with a dash for a flag."""
+    joined: list[str] = []
+    for text in argv:
+        if joined and joined[-1] == "--layer" and text[:1] == "-" and text[1:2].isdigit():
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 def _complain(error: BeamEmbedError, code: int) -> int:

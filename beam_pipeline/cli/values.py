@@ -57,6 +57,11 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def human_count(count: int, thing: str) -> str:
+    """`1 shard`, `1,200 shards`."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
 def human_bytes(count: float) -> str:
     """A number of bytes for a person."""
     for unit in ("B", "kB", "MB", "GB"):

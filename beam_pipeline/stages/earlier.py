@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from beam_pipeline.dataset.publish import published_runs
 from beam_pipeline.earlier import EMBEDDED, failed_marker
 from beam_pipeline.job import Job
-from beam_pipeline.references import stable_key
+from beam_pipeline.references import stable_key, to_transit
 
 ROWS_AT_ONCE = 4096
 
@@ -62,7 +62,7 @@ class _Identities(beam.DoFn):
         columns = [name, "retryable"] if failed_at else [name]
         with self._job.storage().open(uri) as handle:
             for batch in pq.ParquetFile(handle).iter_batches(ROWS_AT_ONCE, columns=columns):
-                identities = batch.column(name).to_pylist()
+                identities = to_transit(batch.column(name))  # as the inputs write them
                 retryable = batch.column("retryable").to_pylist() if failed_at else [False] * len(identities)
                 for identity, again in zip(identities, retryable, strict=True):
                     if identity is not None:
