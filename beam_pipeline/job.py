@@ -9,7 +9,8 @@ from typing import Any
 from beam_pipeline.dataset.contract import Contract
 from beam_pipeline.dataset.layout import Layout
 from beam_pipeline.errors import ConfigurationError
-from beam_pipeline.inputs import Columns, Source
+from beam_pipeline.inputs import Source
+from beam_pipeline.lists import Columns
 from beam_pipeline.spec import Limits, ResolvedSpec
 from beam_pipeline.storage import Storage
 

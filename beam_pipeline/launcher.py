@@ -16,8 +16,9 @@ from beam_pipeline.dataset.lock import locked
 from beam_pipeline.dataset.plan import read_plan
 from beam_pipeline.dataset.publish import adopt_interrupted, read_manifest, remove_leftovers
 from beam_pipeline.errors import ConfigurationError, DatasetError
-from beam_pipeline.inputs import Columns, check_sources
+from beam_pipeline.inputs import check_sources
 from beam_pipeline.job import Job, Work
+from beam_pipeline.lists import Columns
 from beam_pipeline.progress import TALLY
 from beam_pipeline.references import CarriedColumn
 from beam_pipeline.schema import check_carried_names

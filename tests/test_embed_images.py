@@ -19,8 +19,9 @@ from beam_pipeline.dataset.contract import Contract
 from beam_pipeline.dataset.layout import Layout
 from beam_pipeline.dataset.plan import Plan, read_plan
 from beam_pipeline.embedder import Embedder
-from beam_pipeline.inputs import Columns, Source
+from beam_pipeline.inputs import Source
 from beam_pipeline.job import Job
+from beam_pipeline.lists import Columns
 from beam_pipeline.metrics import NAMESPACE
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.storage import Storage

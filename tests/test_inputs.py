@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from beam_pipeline.errors import ConfigurationError
-from beam_pipeline.inputs import Columns, Source, check_sources, expand, list_kind, parse_source, read
+from beam_pipeline.inputs import Source, check_sources, expand, parse_source, read
+from beam_pipeline.lists import Columns, list_kind
 from beam_pipeline.references import NO_URI, CarriedColumn, ImageReference, from_transit
 from beam_pipeline.storage import Storage
 
@@ -468,7 +469,7 @@ def test_a_value_that_does_not_fit_its_type_is_a_problem_of_that_row(tmp_path):
 
 
 def test_a_problem_of_one_batch_of_parquet_rows_stays_in_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("beam_pipeline.inputs.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("beam_pipeline.lists.ROWS_AT_ONCE", 3)
     ids = [1, 2, 300, 4, 5, 6, 7, 800]
     pq.write_table(pa.table({"uri": [f"/{n}" for n in ids], "id": ids}), tmp_path / "a.parquet")
     found = references(tmp_path / "a.parquet", keep=("id:uint8",))
