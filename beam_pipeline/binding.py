@@ -10,7 +10,7 @@ from beam_pipeline import model, weights
 from beam_pipeline.errors import ConfigurationError, WeightsError
 from beam_pipeline.spec import EmbeddingSpec, ResolvedSpec, WeightsFile
 from beam_pipeline.storage import Storage
-from beam_pipeline.uris import absolute, is_local, join, local_path, name_of, redacted
+from beam_pipeline.uris import absolute, is_local, local_path, name_of, without_query
 
 
 def resolve(spec: EmbeddingSpec, storage: Storage) -> ResolvedSpec:
@@ -29,9 +29,9 @@ def resolve(spec: EmbeddingSpec, storage: Storage) -> ResolvedSpec:
       ConfigurationError: for layers that are not there, or arguments that Keras refuses.
       WeightsError: for weights that cannot be had or do not fit.
     """
-    named = model.resolve_layers(spec)
-    file = _weights_file(spec, storage)
-    resolved = spec.resolved(file.identity, named)
+    look = model.look(spec)
+    file = _weights_file(spec, look.has_top, storage)
+    resolved = spec.resolved(file.identity, look.layers)
     resolved.outputs  # noqa: B018  # raises where two columns would have one name
     built = model.build(resolved, weights.local_file(file, storage))
     shapes = tuple(zip(built.columns, built.shapes, strict=True))
@@ -44,40 +44,36 @@ def share(resolved: ResolvedSpec, folder: str, storage: Storage) -> ResolvedSpec
     return replace(resolved, weights=staged)
 
 
-def _weights_file(spec: EmbeddingSpec, storage: Storage) -> WeightsFile:
-    if spec.random_seed is not None:
-        with tempfile.TemporaryDirectory(prefix="beam-embed-") as folder:
-            path = os.path.join(folder, f"{spec.model}-random-{spec.random_seed}.weights.h5")
-            model.draw_weights(spec, spec.random_seed, path)
-            return weights.stage(path, weights.cache_folder(), "file", storage)
+def _weights_file(spec: EmbeddingSpec, has_top: bool, storage: Storage) -> WeightsFile:
     if spec.weights == "imagenet":
-        path, route = model.download_published(spec, include_top=model.needs_top(spec)), "imagenet"
-    else:
-        path = _given_file(spec.weights, storage)
-        route = "imagenet" if _is_published(spec, path) else "file"
-    return WeightsFile(path, weights.digest_of(path), route)
-
-
-def _given_file(source: str, storage: Storage) -> str:
-    uri = absolute(source)
-    if is_local(uri):
+        path = model.download_published(spec, include_top=has_top)
+        return WeightsFile(path, weights.digest_of(path), "imagenet")
+    uri = absolute(spec.weights)
+    if spec.random_seed is None and is_local(uri):
         path = local_path(uri)
         if not os.path.isfile(path):
-            raise WeightsError(f"there is no weights file {source!r}")
-        return path
-    # Nothing is known of a remote file before it is here: fetched anew for each job, then verified by its digest.
-    path = join(weights.cache_folder(), "incoming", name_of(redacted(uri)))
-    weights.download(uri, path, storage)
-    return path
+            raise WeightsError(f"there is no weights file {spec.weights!r}")
+        return WeightsFile(path, weights.digest_of(path), _route(spec, path))
+    # Made or fetched anew for each job, then kept under the digest of what it turned out to be.
+    with tempfile.TemporaryDirectory(prefix="beam-embed-") as folder:
+        if spec.random_seed is not None:
+            path = os.path.join(folder, f"{spec.model}-random-{spec.random_seed}.weights.h5")
+            model.draw_weights(spec, path, seed=spec.random_seed, include_top=has_top)
+        else:
+            path = os.path.join(folder, name_of(without_query(uri)))
+            weights.download(uri, path, storage)
+        return weights.stage(path, weights.cache_folder(), _route(spec, path), storage)
 
 
-def _is_published(spec: EmbeddingSpec, path: str) -> bool:
-    """Whether a file given by path is the very one that Keras publishes, with or without the top."""
+def _route(spec: EmbeddingSpec, path: str) -> str:
+    """`imagenet` for a file given by path that is the very one that Keras publishes, with or without the top."""
+    if path.endswith(".weights.h5"):  # what Keras publishes is all of the older layout, and named so
+        return "file"
     for include_top in (False, True):
         try:
             published = model.published_file(spec, include_top=include_top)
         except ConfigurationError:
             continue  # nobody has published weights for these arguments
         if weights.matches_published(path, published.hash):
-            return True
-    return False
+            return "imagenet"
+    return "file"

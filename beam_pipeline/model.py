@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from beam_pipeline import keras_cache
 from beam_pipeline.applications import application
 from beam_pipeline.errors import ConfigurationError, WeightsError, nearest
-from beam_pipeline.spec import EmbeddingSpec, LayerOutput
+from beam_pipeline.spec import POOLED_COLUMN, EmbeddingSpec, LayerOutput
 from beam_pipeline.weights import arrays_in
 
 T = TypeVar("T")
@@ -95,16 +95,25 @@ def build(spec: EmbeddingSpec, path: str | None) -> BuiltModel:
     return _as_in_a_fresh_process(work)
 
 
-def resolve_layers(spec: EmbeddingSpec) -> tuple[LayerOutput, ...]:
-    """The layers of a spec by name, found by building the model once without weights.
+@dataclass(frozen=True)
+class Look:
+    """What building a spec's model without weights tells: its layers by name, and whether it has its top."""
+
+    layers: tuple[LayerOutput, ...]
+    has_top: bool
+
+
+def look(spec: EmbeddingSpec) -> Look:
+    """Builds the model of a spec once, without weights.
 
     Raises:
       ConfigurationError: for a layer that is not there, with the nearest names, or that is the input.
     """
 
-    def work() -> tuple[LayerOutput, ...]:
+    def work() -> Look:
         parts = _parts(spec, None)
-        return tuple(LayerOutput(_layer_of(parts.named, x, spec).name, x.pooling) for x in _layers(spec))
+        layers = tuple(LayerOutput(_layer_of(parts.named, x, spec).name, x.pooling) for x in _layers(spec))
+        return Look(layers, parts.full is not None)
 
     return _as_in_a_fresh_process(work)
 
@@ -166,14 +175,9 @@ def download_published(spec: EmbeddingSpec, *, include_top: bool) -> str:
     return found[0]
 
 
-def draw_weights(spec: EmbeddingSpec, seed: int, path: str) -> None:
+def draw_weights(spec: EmbeddingSpec, path: str, *, seed: int, include_top: bool) -> None:
     """Draws random weights for a spec, the same for one seed, and saves them to a `.weights.h5` file."""
-    _construct(spec, include_top=needs_top(spec), imagenet=False, seed=seed).save_weights(path)
-
-
-def needs_top(spec: EmbeddingSpec) -> bool:
-    """Whether the classifier has to be built: it is asked for, or a layer exists only there."""
-    return _needs_top(spec, _construct(spec, include_top=False, imagenet=False))
+    _construct(spec, include_top=include_top, imagenet=False, seed=seed).save_weights(path)
 
 
 # Building
@@ -339,7 +343,10 @@ def _features(parts: _Parts) -> Any:
     last = max(i for i, layer in enumerate(layers) if layer.name in shared and len(layer.output.shape) == 4)
     tensor = parts.full.get_layer(layers[last].name).output
     for layer in layers[last + 1 :]:
-        tensor = layer(tensor)
+        # A copy under a name of its own: the top has pooling of the same name, and names are unique in a model.
+        copy = type(layer).from_config(layer.get_config() | {"name": f"{POOLED_COLUMN}_{layer.name}"})
+        tensor = copy(tensor)
+        copy.set_weights(layer.get_weights())
     return tensor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from benchmarks import memory
 
-FEW, MANY = 10_000, 100_000
+FEW, MANY = 20_000, 200_000
 
 
 @pytest.mark.slow

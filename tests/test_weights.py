@@ -135,7 +135,7 @@ def test_one_weights_file_has_one_fingerprint_wherever_it_lies(homes, tmp_path, 
     address, folder = server
     spec = EmbeddingSpec(model="MobileNetV2", weights="random:1", target_size=32)
     path = tmp_path / "own.weights.h5"
-    model.draw_weights(spec, 1, str(path))
+    model.draw_weights(spec, str(path), seed=1, include_top=False)
     (folder / "elsewhere.weights.h5").write_bytes(path.read_bytes())
 
     def resolved(source: str) -> Any:
@@ -153,8 +153,8 @@ def files(tmp_path_factory) -> dict[str, str]:
     found = {}
     for name, top in (("plain", False), ("top", True)):
         found[name] = str(folder / f"{name}.weights.h5")
-        spec = EmbeddingSpec(model="MobileNetV2", weights="random:1", target_size=32, include_top=top)
-        model.draw_weights(spec, 1, found[name])
+        spec = EmbeddingSpec(model="MobileNetV2", weights="random:1", target_size=32)
+        model.draw_weights(spec, found[name], seed=1, include_top=top)
     whole = Path(found["plain"]).read_bytes()
     for name, data in (("truncated", whole[: len(whole) // 2]), ("text", b"no weights at all"), ("empty", b"")):
         found[name] = str(folder / f"{name}.weights.h5")
