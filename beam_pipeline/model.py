@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import random
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -230,8 +231,11 @@ def _check_fit(spec: EmbeddingSpec, path: str, held: int, base: Any, full: Any) 
 
 def _load(model: Any, path: str, spec: EmbeddingSpec) -> None:
     try:
-        model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns where a part of the network finds nothing in the file, and leaves it random.
+            warnings.filterwarnings("error", "Skipping nested container", UserWarning)
+            model.load_weights(path)
+    except (ValueError, KeyError, OSError, UserWarning) as error:
         detail = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         size = "x".join(map(str, spec.image.target_size))
         raise WeightsError(f"the weights {path!r} do not fit {spec.model} at {size}: {detail}") from error

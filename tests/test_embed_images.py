@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -105,6 +106,7 @@ def test_failures_come_out_beside_the_batches_when_asked_for(tmp_path, monkeypat
 
 def test_without_asking_failures_are_no_rows_but_are_counted_and_logged(tmp_path, monkeypatch, caplog):
     use_fakes(monkeypatch)
+    caplog.set_level(logging.WARNING)
     paths = draw_pictures(tmp_path, 2)
     pipeline = PipelineUnderTest(runner=RUNNER)
     batches = pipeline | beam.Create([*paths, *bad_pictures(tmp_path, paths[0])]) | EmbedImages(SPEC)
