@@ -8,7 +8,7 @@ find_python() {
     for candidate in "${EMBED_PYTHON:-}" python3.11 python3.12 python3.13 python3 python; do
         # Asked, not only looked for: version managers leave commands behind that do not run.
         if [ -n "$candidate" ] && "$candidate" -c \
-            'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
@@ -19,7 +19,8 @@ find_python() {
 
 install_into_venv() {
     local python stamp
-    [ -x .venv/bin/python ] || { python=$(find_python); "$python" -m venv .venv; }
+    # Asked for pip, which comes last: a set-up that was interrupted is begun again.
+    [ -x .venv/bin/pip ] || { python=$(find_python); "$python" -m venv .venv; }
     # The version too: it stands in another file, and the installed metadata would stay behind.
     stamp="$PWD $EXTRAS $(cat setup.py beam_pipeline/version.py | cksum)"
     if [ "$(cat ".venv/installed$EXTRAS" 2>/dev/null)" != "$stamp" ]; then
