@@ -132,6 +132,9 @@ class Embedder:
         for item in decoded:
             if isinstance(item, Failed):
                 failures.append(item)
+                if len(failures) == self._engine.batch_size:  # told of as they come, and not held for a whole shard
+                    yield [], failures
+                    failures = []
                 continue
             pictures.append(item)
             if len(pictures) == self._engine.batch_size:
@@ -190,7 +193,9 @@ def _without_broken_vectors(
         good &= np.isfinite(array.reshape(len(pictures), -1)).all(axis=1)
     if good.all():
         return pictures, failures, vectors
-    broken = ImageFailure("infer", "not_finite", "the model's output holds NaN or infinity")
+    broken = ImageFailure(
+        "infer", "not_finite", f"the vector holds what is no finite {next(iter(vectors.values())).dtype}"
+    )
     failed = [Failed(p.reference, broken) for p, fine in zip(pictures, good, strict=True) if not fine]
     kept = [p for p, fine in zip(pictures, good, strict=True) if fine]
     return kept, failures + failed, {name: array[good] for name, array in vectors.items()}

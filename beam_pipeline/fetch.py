@@ -117,7 +117,10 @@ def _fetch_local(path: str, limits: Limits) -> FetchedImage:
 
 
 def _fetch_remote(uri: str, limits: Limits, storage: Storage) -> FetchedImage:
-    fs, path = storage.filesystem(uri)
+    try:
+        fs, path = storage.filesystem(uri)
+    except StoreError as error:  # of this one URI, until a store has answered: a list may hold any scheme
+        raise ImageFailure("fetch", "unknown_scheme", redacted(str(error)), retryable=True) from error
     try:
         info = fs.info(path)
         if info.get("type") == "directory":

@@ -6,7 +6,8 @@ wherever the pipeline runs.
 
 from __future__ import annotations
 
-import itertools
+import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from beam_pipeline.errors import ConfigurationError
 from beam_pipeline.lists import LIST_KINDS, Columns, head_schema, list_kind, plain_type, rows, text_problem
 from beam_pipeline.references import NO_URI, CarriedColumn, ImageReference, from_transit
 from beam_pipeline.storage import Storage, has_glob
-from beam_pipeline.uris import absolute, parent, redacted, without_query
+from beam_pipeline.uris import absolute, join, parent, redacted, without_query
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,15 @@ def parse_source(text: str, number: int, storage: Storage) -> Source:
     """
     if not text:
         raise ConfigurationError("an --input is empty")
-    uri = absolute(text)
-    if has_glob(uri):
-        if next(iter(storage.glob(uri)), None) is None:
+    if has_glob(text):
+        pattern = absolute(text, glob.escape(os.getcwd()))  # the working folder is no part of the pattern
+        if not storage.matches(pattern):
             raise ConfigurationError(f"the pattern {redacted(text)!r} matches no file")
-        return Source(uri, (number, 0), "glob")
+        return Source(pattern, (number, 0), "glob")
+    uri = absolute(text)
     if storage.is_folder(uri):
+        if list_kind(uri):
+            raise ConfigurationError(f"{redacted(text)!r} is a folder; name the lists in it with a pattern")
         return Source(uri, (number, 0), "folder")
     if not storage.exists(uri):
         raise ConfigurationError(f"there is no file or folder {redacted(text)!r}")
@@ -70,13 +74,20 @@ def expand(source: Source, storage: Storage) -> Iterator[Source]:
         yield Source(info.uri, (source.number[0], number), kind)
 
 
-def read(source: Source, columns: Columns, storage: Storage) -> Iterator[ImageReference]:
+def read(source: Source, columns: Columns, storage: Storage, output: str | None = None) -> Iterator[ImageReference]:
     """The image references of one expanded source, in order, without holding them all.
 
-    Carried columns must have their types. A row that cannot be used comes out as a reference with a `problem`.
+    Args:
+      source: expanded.
+      columns: with the types of the carried ones.
+      storage: the way to files.
+      output: the dataset's folder; where it lies in a folder that is read, its files are no pictures of the corpus.
+
+    Yields:
+      One reference for each row; a row that cannot be used comes out with a `problem`.
     """
     if not source.is_list:
-        for row, uri in enumerate(_pictures(source, storage)):
+        for row, uri in enumerate(_pictures(source, storage, output)):
             yield _reference(uri, (*source.number, row), (), uri, text_problem(uri))
         return
     base = parent(without_query(source.uri))
@@ -91,13 +102,16 @@ def read(source: Source, columns: Columns, storage: Storage) -> Iterator[ImageRe
         yield _reference(named, (*source.number, row), carried, identity, problem or text_problem(text))
 
 
-def check_sources(texts: Sequence[str], columns: Columns, storage: Storage) -> tuple[list[Source], Columns]:
+def check_sources(
+    texts: Sequence[str], columns: Columns, storage: Storage, output: str | None = None
+) -> tuple[list[Source], Columns]:
     """Checks every input and settles the types of the carried columns, before any work starts.
 
     Args:
       texts: the values of `--input`.
       columns: what is wanted; columns without a type get the type they have in the inputs.
       storage: the way to remote files.
+      output: see `read`.
 
     Raises:
       ConfigurationError: for an input that is not there, has no rows at all, or lacks a column.
@@ -111,7 +125,7 @@ def check_sources(texts: Sequence[str], columns: Columns, storage: Storage) -> t
     schemas = [head_schema(source.uri, source.kind, columns, storage) for source in lists]
     typed = tuple(_settle(column, schemas) for column in columns.carried)
     settled = Columns(columns.uri, typed, columns.identity)
-    if not any(True for source in expanded for _ in itertools.islice(read(source, settled, storage), 1)):
+    if not any(next(read(source, settled, storage, output), None) for source in expanded):
         raise ConfigurationError("the inputs hold no URIs at all: " + ", ".join(repr(redacted(text)) for text in texts))
     return sources, settled
 
@@ -119,13 +133,14 @@ def check_sources(texts: Sequence[str], columns: Columns, storage: Storage) -> t
 # Pictures and rows
 
 
-def _pictures(source: Source, storage: Storage) -> Iterator[str]:
+def _pictures(source: Source, storage: Storage, output: str | None) -> Iterator[str]:
     if source.kind == "image":
         yield source.uri
         return
     infos = storage.walk(source.uri) if source.kind == "folder" else storage.glob(source.uri)
     for info in infos:
-        yield info.uri
+        if output is None or not info.uri.startswith(join(output, "")):
+            yield info.uri
 
 
 def _reference(

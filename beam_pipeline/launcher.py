@@ -13,7 +13,7 @@ from beam_pipeline.dataset import contract as contracts
 from beam_pipeline.dataset.contract import Contract
 from beam_pipeline.dataset.layout import Layout, run_id_from
 from beam_pipeline.dataset.lock import locked
-from beam_pipeline.dataset.plan import read_plan
+from beam_pipeline.dataset.plan import Plan, read_plan
 from beam_pipeline.dataset.publish import adopt_interrupted, read_manifest, remove_leftovers
 from beam_pipeline.errors import ConfigurationError, DatasetError
 from beam_pipeline.inputs import check_sources
@@ -34,10 +34,12 @@ class Observer:
     Args:
       ready: called with the job when all checks are done and work is about to begin.
       adopted: called with the manifest of each interrupted run that was ended.
+      resumed: called with the plan of a run that goes on; its inputs are not read again.
     """
 
     ready: Callable[[Job], None] = lambda job: None
     adopted: Callable[[Mapping[str, Any]], None] = lambda manifest: None
+    resumed: Callable[[Plan], None] = lambda plan: None
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Finished:
 
 
 def embed(
-    inputs: str | Sequence[str],
-    output: str,
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
     spec: EmbeddingSpec,
     *,
     uri_column: str = "uri",
@@ -109,14 +111,14 @@ def embed(
     options = pipeline.parse_options(runner, beam_options)
     observer = observer or Observer()
     storage = Storage(storage_options)
-    layout = Layout(absolute(output))
+    layout = Layout(absolute(os.fspath(output)))
     run_id = run_id_from(run_id)
     done = read_manifest(layout, run_id, storage)
     if done is not None:
         return Finished(done, already_published=True, seconds=0.0)
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    texts = [os.fspath(one) for one in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     wanted = _columns(uri_column, keep_columns, id_column, contracts.read_contract(layout, storage))
-    sources, columns = check_sources(texts, wanted, storage)
+    sources, columns = check_sources(texts, wanted, storage, layout.root)
     _check_output(layout)
     resolved = binding.resolve(spec, storage)
     check_carried_names(resolved.spec, columns.carried)
@@ -129,6 +131,11 @@ def embed(
         for manifest in adopt_interrupted(layout, contract, run_id, storage):
             observer.adopted(manifest)
         remove_leftovers(layout, storage)
+        settings = _settings(texts, spec, work, runner)
+        planned = read_plan(layout, run_id, storage)
+        if planned is not None:
+            _check_same_inputs(planned, settings)
+            observer.resumed(planned)
         job = Job(
             resolved=resolved,
             contract=contract,
@@ -141,12 +148,12 @@ def embed(
             workers=pipeline.workers(options),
             deadline=None if work.stop_after_s is None else time.time() + work.stop_after_s,
             storage_options=dict(storage_options or {}),
-            settings=_settings(texts, spec, work, runner),
+            settings=settings,
         )
         observer.ready(job)
         TALLY.reset()
         begun = time.monotonic()
-        pipeline.run_pipeline(job, options, read_plan(layout, run_id, storage))
+        pipeline.run_pipeline(job, options, planned)
         seconds = time.monotonic() - begun
         manifest = _published(layout, run_id, storage)
     return Finished(manifest, already_published=False, seconds=seconds)
@@ -156,12 +163,24 @@ def _columns(
     uri_column: str, keep: Sequence[str | CarriedColumn], id_column: str | None, existing: Contract | None
 ) -> Columns:
     """The wanted columns. Types that the dataset's first run has fixed hold for all later ones."""
+    if isinstance(keep, str):
+        raise ConfigurationError(f"keep_columns is a sequence of columns, received {keep!r}")
     carried = [column if isinstance(column, CarriedColumn) else CarriedColumn.parse(column) for column in keep]
     if id_column is not None and id_column not in [column.name for column in carried]:
         carried.append(CarriedColumn(id_column))
     fixed = {column.name: column.type for column in existing.carried} if existing else {}
     typed = tuple(replace(column, type=fixed.get(column.name)) if column.type is None else column for column in carried)
     return Columns(uri_column, typed, id_column)
+
+
+def _check_same_inputs(planned: Plan, settings: Mapping[str, Any]) -> None:
+    """Refuses to go on with the plan of a run whose inputs were others: this call's would never be read."""
+    before, now = planned.settings["inputs"], settings["inputs"]
+    if before != now:
+        raise ConfigurationError(
+            f"run {planned.run_id!r} was begun with the inputs {before}, this call has {now}; "
+            "a run goes on by its plan, so give the same inputs, or another run id"
+        )
 
 
 def _check_output(layout: Layout) -> None:

@@ -191,7 +191,8 @@ def _stripped(lines: Iterable[str]) -> Iterator[str]:
 def _csv(lines: Iterable[str]) -> Iterator[list[str]]:
     # Fields of any length: csv's own limit of 128 KiB is a remnant that a signed URL with a policy can pass.
     csv.field_size_limit(1 << 24)
-    return csv.reader(lines)
+    # Strict: a quote that is never closed would swallow the rows after it, and with them their pictures.
+    return csv.reader(lines, strict=True)
 
 
 def _csv_rows(lines: Iterable[str], columns: Columns) -> Iterator[Row]:

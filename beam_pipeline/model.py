@@ -278,7 +278,8 @@ def _construct(
         else:
             arguments["input_shape"] = shape
         if not include_top:
-            arguments["pooling"] = None if spec.pooling == "none" else spec.pooling
+            # Also where only layers are asked for, so that 'layers' and '--layer' count the same ones.
+            arguments["pooling"] = None if spec.pooling == "none" else spec.pooling or "avg"
         constructor = getattr(keras.applications, spec.model)
         state = random.getstate()
         if seed is not None:

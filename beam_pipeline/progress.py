@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Pictures done so far in this process."""
+    """Pictures done so far in this process; `found` are those of them whose parts were there already."""
 
     embedded: int = 0
     failed: int = 0
+    found: int = 0
 
 
 class _Tally:
@@ -23,10 +24,11 @@ class _Tally:
         self._lock = threading.Lock()
         self._now = Progress()
 
-    def add(self, embedded: int, failed: int) -> None:
+    def add(self, embedded: int, failed: int, found: int = 0) -> None:
         """Counts pictures that are done."""
         with self._lock:
-            self._now = Progress(self._now.embedded + embedded, self._now.failed + failed)
+            now = self._now
+            self._now = Progress(now.embedded + embedded, now.failed + failed, now.found + found)
 
     def read(self) -> Progress:
         """The counts at this moment."""

@@ -71,6 +71,11 @@ class ImageReference:
     problem: str | None = None
     tried_before: bool = False
 
+    @property
+    def is_first_attempt(self) -> bool:
+        """Whether it is known that no earlier run has tried this picture. Of a row without URI nothing is known."""
+        return self.identity is not None and not self.tried_before
+
     def key(self) -> bytes:
         """The hash that duplicates and earlier embeddings of one picture share; never Python's `hash`."""
         if self.identity is None:  # a row without URI is like no other row

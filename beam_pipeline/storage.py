@@ -33,7 +33,7 @@ _EXTRAS = {"s3": "aws", "s3a": "aws", "gs": "gcp", "gcs": "gcp", "az": "azure", 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One file of a listing: its URI, size in bytes, and what else the store tells of its version."""
+    """One file of a listing; its size in bytes only where the listing tells it without a further look."""
 
     uri: str
     size_bytes: int | None
@@ -64,12 +64,13 @@ class Storage:
             known = nearest(scheme, fsspec.available_protocols())
             raise ConfigurationError(f"unknown scheme {scheme!r}{known} fsspec knows no such file system")
         try:
-            return url_to_fs(uri, use_listings_cache=False, **self._options_for(scheme))
+            # fsspec knows schemes in lower case only; RFC 3986 does not care.
+            return url_to_fs(scheme + uri[len(scheme) :], use_listings_cache=False, **self._options_for(scheme))
         except ImportError as error:
             extra = _EXTRAS.get(scheme)
             remedy = f"pip install 'beam-embed[{extra}]'" if extra else str(error)
             raise StoreError(f"reading {scheme}:// needs a package that is not installed: {remedy}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError) as error:  # each file system checks in its own way
             raise StoreError(f"the file system for {scheme}:// cannot be set up: {error}") from error
 
     def _options_for(self, scheme: str) -> dict[str, Any]:
@@ -172,6 +173,12 @@ class Storage:
         for name in sorted(found):
             if found[name].get("type") != "directory" and (hidden_too or not _is_hidden(name[spelt:])):
                 yield FileInfo(fs.unstrip_protocol(name), found[name].get("size"))
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a pattern matches any file. A local folder of millions is not listed to its end for that."""
+        if is_local(pattern):
+            return any(os.path.isfile(path) for path in local_glob.iglob(local_path(pattern), recursive=True))
+        return next(self.glob(pattern), None) is not None
 
     # Writing
 
@@ -280,7 +287,13 @@ def _commit_local(path: str, final: str) -> bool:
 
 
 def _walk_local(folder: str) -> Iterator[FileInfo]:
-    for path, folders, names in os.walk(folder, onerror=_cannot_list):
+    seen: set[tuple[int, int]] = set()
+    for path, folders, names in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or a second way to the same pictures
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):

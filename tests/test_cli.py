@@ -78,7 +78,7 @@ def test_a_job_that_is_done_exits_with_0_and_prints_numbers_that_add_up(tmp_path
         f"  failed               1   1 not_found   see failures/run_id={run}/part-00000.parquet",
     ):
         assert said in output.out.splitlines()
-    assert output.out.startswith("model    MobileNetV2 at 32x32, weights file sha256:")
+    assert output.out.startswith("model    MobileNetV2 at 32x32, weights random:1 sha256:")
     assert re.search(rf"^run {run} complete after \d+ s, [\d.]+ img/s$", output.out, re.MULTILINE)
     assert output.err == ""
     assert embed(tmp_path, tmp_path / "list.txt", "--run-id", "again") == 0
@@ -680,3 +680,10 @@ def test_a_layer_is_counted_from_the_end_as_it_is_typed(layers, monkeypatch):
 @pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (1200, "1,200 rows")])
 def test_things_are_counted_in_words(count, text):
     assert values.human_count(count, "row") == text
+
+
+def test_a_published_run_id_exits_with_0_whatever_the_run_was_like(tmp_path, monkeypatch):
+    use_fakes(monkeypatch)
+    monkeypatch.setattr(quiet, "import_tensorflow", lambda: None)
+    (tmp_path / "list.txt").write_text("/gone.png")
+    assert [embed(tmp_path, tmp_path / "list.txt", "--run-id", "night") for _ in range(2)] == [3, 0]

@@ -380,7 +380,12 @@ def test_a_json_line_may_lack_what_is_null_in_it(tmp_path):
 def test_whatever_bytes_a_list_holds_are_rows_or_a_mistake_and_nothing_else(tmp_path, content, kind):
     head = {"txt": b"/x\n", "csv": b"uri,id\n/x,1\n", "jsonl": b'{"uri": "/x", "id": 1}\n'}[kind]
     path = write_list(tmp_path / f"a.{kind}", head + content)
-    found = references(path, keep=() if kind == "txt" else ("id:int64",))
+    try:
+        found = references(path, keep=() if kind == "txt" else ("id:int64",))
+    except ConfigurationError as error:  # a stray quote
+        assert kind == "csv"
+        assert "cannot be read" in str(error)
+        return
     assert found[0].uri == "/x"
     for reference in found:
         assert ImageReference.unpack(reference.pack()) == reference
@@ -707,3 +712,32 @@ def test_no_message_about_a_list_shows_its_signature(web):
         message = refused(f"{address}{name}?signature=secret")
         assert name in message
         assert "secret" not in message
+
+
+# Odd places
+
+
+def test_a_quote_that_is_never_closed_swallows_no_pictures(tmp_path):
+    path = write_list(tmp_path / "list.csv", 'uri,id\n/a.png,1\n"/b.png,2\n/c.png,3\n')
+    sources, settled = checked(path)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        list(read(sources[0], settled, STORAGE))
+
+
+def test_folders_behind_links_are_read_once(tmp_path):
+    touch(tmp_path, "in/a.png", "elsewhere/b.png")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "in")
+    assert uris(tmp_path / "in") == [str(tmp_path / "in/a.png"), str(tmp_path / "in/link/b.png")]
+
+
+def test_a_working_folder_with_brackets_is_no_part_of_a_pattern(tmp_path, monkeypatch):
+    touch(tmp_path, "a[1]/x.jpg")
+    monkeypatch.chdir(tmp_path / "a[1]")
+    assert uris("*.jpg") == [str(tmp_path / "a[1]/x.jpg")]
+    assert refused("missing.txt") == "there is no file or folder 'missing.txt'"
+
+
+def test_a_folder_of_lists_is_not_taken_for_pictures(tmp_path):
+    touch(tmp_path, "list.parquet/part-0.parquet")
+    assert "is a folder; name the lists in it with a pattern" in refused(tmp_path / "list.parquet")

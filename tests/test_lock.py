@@ -113,7 +113,7 @@ def test_a_lock_of_this_host_holds_as_long_as_its_very_process(tmp_path, changes
 )
 def test_a_lock_of_another_host_holds_until_it_has_been_silent_for_long(tmp_path, silent_s, alive):
     # Its process number means nothing here, even where a process of that number and start lives.
-    leave_lock(tmp_path, sign(host=ELSEWHERE, beat=time.time() - silent_s))
+    leave_lock(tmp_path, sign(host=ELSEWHERE, machine="another boot", beat=time.time() - silent_s))
     if alive:
         with pytest.raises(DatasetLockedError, match=f"r-first on {ELSEWHERE}"):
             take(tmp_path)

@@ -109,7 +109,7 @@ def test_a_footer_tells_rows_failures_and_attempt(tmp_path):
     footer = read_footer(layout, "r-one", "part-00002-of-00004.parquet", Storage())
     assert footer is not None
     assert (footer.name, footer.run_id, footer.shard) == ("part-00002-of-00004.parquet", "r-one", 2)
-    assert (footer.attempt, footer.rows, footer.first_failures) == (attempt, 5, 2)
+    assert (footer.attempt, footer.rows, footer.first_failed) == (attempt, 5, 1)
     assert footer.size_bytes == Path(layout.part("r-one", footer.name)).stat().st_size
     common = {"stage": "fetch", "kind": "not_found", "message": "there is no such file", "retryable": True}
     common |= {"position": [0, 1, 2]}
@@ -128,7 +128,7 @@ def test_a_part_found_anywhere_says_how_it_was_made(tmp_path):
     part = json.loads(stored[b"beam_embed.part"])
     assert part.pop("made_by").keys() >= {"beam-embed", "keras", "tensorflow", "pillow", "pyarrow", "python", "host"}
     assert part == {
-        "run_id": "r-one", "shard": 2, "shards": 4, "attempt": attempt, "rows": 2, "failed": 1,
+        "run_id": "r-one", "shard": 2, "shards": 4, "attempt": attempt, "rows": 2, "failed": 1, "first_failed": 1,
         "fingerprint": resolved.spec.fingerprint, "schema_version": 1,
     }  # fmt: skip
 

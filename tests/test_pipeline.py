@@ -17,6 +17,7 @@ from beam_pipeline.dataset import publish as publishing
 from beam_pipeline.dataset.layout import Layout
 from beam_pipeline.embedder import Embedder
 from beam_pipeline.errors import SpecMismatchError
+from beam_pipeline.launcher import Observer
 from beam_pipeline.spec import EmbeddingSpec
 from beam_pipeline.storage import Storage
 
@@ -91,7 +92,7 @@ def test_duplicates_conflicts_bad_rows_and_bad_pictures_are_each_accounted_for(t
     ]  # fmt: skip
     assert [f["kind"] for f in failures if f["id"] is None] == ["bad_row"]
     assert finished.manifest["failures"]["kinds"] == {"no_uri": 2, "corrupt": 1, "not_found": 1, "bad_row": 1}
-    assert finished.failure_ratio == 5 / 8
+    assert finished.failure_ratio == 2 / 5, "rows without URI are no pictures that were tried"
 
 
 def test_failures_that_may_pass_are_tried_again_and_others_are_not(tmp_path, monkeypatch):
@@ -316,3 +317,64 @@ def test_vectors_with_nan_become_failure_rows(tmp_path, monkeypatch):
 def test_a_dataset_that_is_not_there_says_so(tmp_path):
     with pytest.raises(DatasetError, match="no dataset"):
         open_dataset(str(tmp_path))
+
+
+def test_a_uri_whose_store_cannot_be_set_up_costs_one_row(tmp_path, monkeypatch):
+    use_fakes(monkeypatch)
+    [path] = draw_pictures(tmp_path / "in", 1)
+    odd = ["github://a", "dir://a", "simplecache://a", "hf://a/b.png", "NOSUCH://a/b.png"]
+    (tmp_path / "list.txt").write_text("\n".join([path, *odd]))
+    counts = embed(str(tmp_path / "list.txt"), str(tmp_path / "out"), SPEC, work=WORK).manifest["counts"]
+    assert (counts["embedded"], counts["failed"]) == (1, len(odd))
+
+
+def test_rows_without_uri_do_not_fail_a_healthy_rerun(tmp_path, monkeypatch):
+    use_fakes(monkeypatch)
+    paths = draw_pictures(tmp_path / "in", 2)
+    (tmp_path / "list.csv").write_text("\n".join(["uri,id", *(f"{path},1" for path in paths), ",2", "too,many,fields"]))
+    runs = [embed(str(tmp_path / "list.csv"), str(tmp_path / "out"), SPEC, work=WORK) for _ in range(2)]
+    assert [run.manifest["counts"]["failed"] for run in runs] == [2, 2]
+    assert [run.failure_ratio for run in runs] == [0.0, 0.0]
+
+
+def test_an_output_inside_the_input_is_no_input(tmp_path, monkeypatch):
+    use_fakes(monkeypatch)
+    draw_pictures(tmp_path, 3)
+    for pattern in (tmp_path, tmp_path / "**" / "*"):
+        counts = embed(pattern, tmp_path / "out", SPEC, work=WORK).manifest["counts"]
+        assert (counts["read"], counts["failed"]) == (3, 0)
+
+
+def test_a_run_that_goes_on_refuses_other_inputs(tmp_path, monkeypatch):
+    use_fakes(monkeypatch)
+    draw_pictures(tmp_path / "in", 3)
+    draw_pictures(tmp_path / "other", 3)
+    with monkeypatch.context() as patched:
+        patched.setattr("beam_pipeline.stages.publish.publish", _interrupt)
+        with pytest.raises(Exception, match="pulled the plug"):
+            embed(tmp_path / "in", tmp_path / "out", SPEC, work=WORK, run_id="night")
+    with pytest.raises(ConfigurationError, match="was begun with the inputs"):
+        embed(tmp_path / "other", tmp_path / "out", SPEC, work=WORK, run_id="night")
+    resumed: list[str] = []
+    observer = Observer(resumed=lambda plan: resumed.append(plan.run_id))
+    embed(tmp_path / "in", tmp_path / "out", SPEC, work=WORK, run_id="night", observer=observer)
+    assert resumed == ["r-night"]
+
+
+def test_leftovers_go_and_what_others_put_there_stays(tmp_path, monkeypatch):
+    use_fakes(monkeypatch)
+    draw_pictures(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    embed(tmp_path / "in", out, SPEC, work=WORK, run_id="one")
+    temporary = [out / "_runs/r-one/.m.tmp", out / "_runs/r-one/work/.w.tmp", out / "failures/run_id=r-one/.f.tmp"]
+    theirs = out / "embeddings/run_id=r-one/_SUCCESS"
+    for path in (*temporary, theirs):
+        path.touch()
+    embed(tmp_path / "in", out, SPEC, work=WORK, run_id="two")
+    assert [path for path in (*temporary, theirs) if path.exists()] == [theirs]
+
+
+def test_keep_columns_is_no_single_text(tmp_path):
+    with pytest.raises(ConfigurationError, match="keep_columns is a sequence of columns, received 'id'"):
+        embed(tmp_path, tmp_path / "out", SPEC, keep_columns="id")

@@ -238,3 +238,14 @@ def test_arguments_that_keras_refuses_are_mistakes_in_the_call():
 def test_both_layouts_of_weights_files_are_counted(files, tmp_path):
     published_weights("MobileNetV2", tmp_path / "old.h5", include_top=False, input_shape=(32, 32, 3))
     assert arrays_in(str(tmp_path / "old.h5")) == arrays_in(files["plain"]) == 260
+
+
+def test_layers_counts_the_layers_that_layer_takes():
+    def asked(**more: Any) -> EmbeddingSpec:
+        return EmbeddingSpec(model="MobileNetV2", weights="random:1", target_size=32, **more)
+
+    listed = model.list_layers(asked())
+    for at in (listed[-1].index, -1, "global_average_pooling2d"):
+        found = model.look(asked(layers=(at,)))
+        assert [layer.layer for layer in found.layers] == [listed[-1].name]
+        assert not found.has_top

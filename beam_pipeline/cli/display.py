@@ -42,7 +42,7 @@ class Display:
 
     def observer(self) -> Observer:
         """What the launcher tells."""
-        return Observer(ready=self._ready, adopted=self._adopted)
+        return Observer(ready=self._ready, adopted=self._adopted, resumed=self._resumed)
 
     def __enter__(self) -> Display:
         return self
@@ -58,11 +58,14 @@ class Display:
         embedded = manifest["counts"]["embedded"]
         self._say(f"run {manifest['run_id']} was interrupted; its {embedded:,} finished embeddings are published now")
 
+    def _resumed(self, plan: Plan) -> None:
+        self._say(f"run {plan.run_id} goes on by its plan of {plan.counts.read:,} rows; the inputs are not read again")
+
     def _ready(self, job: Job) -> None:
         self._job = job
         spec, size = self._spec, "x".join(map(str, self._spec.image.target_size))
         self._say(
-            f"model    {spec.model} at {size}, weights {job.resolved.weights.route} {job.resolved.weights.digest[:19]}"
+            f"model    {spec.model} at {size}, weights {job.settings['weights']} {job.resolved.weights.digest[:19]}"
         )
         for name, shape in job.resolved.shapes:
             kind = "vector" if len(shape) == 1 else "map"
@@ -123,7 +126,9 @@ class Display:
         if finished.already_published:
             self._say(f"run {manifest['run_id']} is published already; nothing was done")
         if self._job is not None:
-            speed = f", {counts['embedded'] / finished.seconds:.1f} img/s" if counts["embedded"] else ""
+            tally = TALLY.read()
+            done = tally.embedded + tally.failed - tally.found
+            speed = f", {done / finished.seconds:.1f} img/s" if done > 0 else ""
             self._say(f"run {manifest['run_id']} {manifest['status']} after {human_time(finished.seconds)}{speed}")
         reasons = ", ".join(
             f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["skipped"].items() if count

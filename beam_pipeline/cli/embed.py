@@ -8,14 +8,12 @@ import os
 import sys
 from typing import Any
 
-from beam_pipeline.cli import model_flags, quiet
+from beam_pipeline.cli import exit_codes, model_flags, quiet
 from beam_pipeline.cli.display import Display
 from beam_pipeline.cli.values import byte_count, duration, names, pair
 from beam_pipeline.errors import BeamEmbedError, ConfigurationError
 from beam_pipeline.job import RETRY_FAILED, Work
 from beam_pipeline.spec import EmbeddingSpec, Limits
-
-DONE, FAILED, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 3, 130
 
 
 def add_parser(subparsers: Any) -> None:
@@ -159,13 +157,15 @@ def embed_and_show(spec: EmbeddingSpec, work: Work, *, verbose: bool, **job: Any
             display.interrupted()
             sys.stdout.flush()
             # The runner's threads would go on to the end of their shard; a kill costs no more than this does.
-            os._exit(INTERRUPTED)
+            os._exit(exit_codes.INTERRUPTED)
         if verbose or isinstance(error, BeamEmbedError):
             raise
         display.failed(error)
-        return FAILED
+        return exit_codes.FAILED
     display.summary(finished)
-    return TOO_MANY_FAILURES if finished.failure_ratio > work.max_failure_ratio else DONE
+    if finished.already_published:  # a scheduler's retry is to end, whatever the run was like
+        return exit_codes.DONE
+    return exit_codes.TOO_MANY_FAILURES if finished.failure_ratio > work.max_failure_ratio else exit_codes.DONE
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -1,7 +1,4 @@
-"""`beam-embed`: finds the subcommand, runs it, and turns what it raises into a message and an exit code.
-
-0 done, 1 the job failed, 2 a mistake in the call, 3 more failures than allowed, 130 interrupted.
-"""
+"""`beam-embed`: finds the subcommand, runs it, and turns what it raises into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -10,19 +7,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from beam_pipeline.cli import demo, embed, files, layers, models, quiet
+from beam_pipeline.cli import demo, embed, exit_codes, files, layers, models, quiet
 from beam_pipeline.errors import BeamEmbedError, ConfigurationError
 from beam_pipeline.version import VERSION
 
 SUBCOMMANDS = (embed, models, layers, files, demo)
-DONE, FAILED, MISTAKE, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class _Parser(argparse.ArgumentParser):
     """Subcommands inherit it. Their usage has thirty lines, under which the mistake itself would be lost."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"beam-embed: {message}; '{self.prog} --help' shows what there is\n")
+        self.exit(exit_codes.MISTAKE, f"beam-embed: {message}; '{self.prog} --help' shows what there is\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,14 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         return code
     except ConfigurationError as error:
-        return _complain(error, MISTAKE)
+        return _complain(error, exit_codes.MISTAKE)
     except BeamEmbedError as error:
-        return _complain(error, FAILED)
+        return _complain(error, exit_codes.FAILED)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
-        return FAILED
+        return exit_codes.FAILED
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return exit_codes.INTERRUPTED
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

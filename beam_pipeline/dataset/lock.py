@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import logging
 import os
 import socket
 import threading
@@ -26,7 +27,7 @@ from beam_pipeline.uris import join, name_of
 BEAT_EVERY_S = 10.0
 # Six missed beats: a machine under load, or a store that answers slowly, is not dead.
 DEAD_AFTER_S = 60.0
-_FIELDS = frozenset({"run_id", "host", "pid", "process", "beat", "beat_at"})
+_FIELDS = frozenset({"run_id", "host", "pid", "machine", "process", "beat", "beat_at"})
 
 
 @contextlib.contextmanager
@@ -71,8 +72,10 @@ def _acquire(layout: Layout, run_id: str, storage: Storage) -> str:
 
 def _beat(uri: str, run_id: str, storage: Storage, stop: threading.Event) -> None:
     while not stop.wait(BEAT_EVERY_S):
-        with contextlib.suppress(OSError):  # one beat may be missed; the next is ten seconds away
+        try:
             storage.replace(uri, _sign(run_id))
+        except Exception as error:  # noqa: BLE001  # each store has errors of its own; the next beat is near
+            logging.getLogger(__name__).warning("a sign of life could not be written: %s", type(error).__name__)
 
 
 def _sign(run_id: str) -> bytes:
@@ -81,6 +84,7 @@ def _sign(run_id: str) -> bytes:
         "run_id": run_id,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "machine": _machine(),
         "process": _process_identity(os.getpid()),
         "beat": now,
         "beat_at": datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds"),
@@ -99,20 +103,32 @@ def _read(uri: str, storage: Storage) -> dict[str, Any] | None:
 
 
 def _alive(holder: dict[str, Any]) -> bool:
-    if holder["host"] == socket.gethostname():
-        # On one machine there is no need to wait: the process is there or it is not.
+    if holder["machine"] == _machine():
+        # There is no need to wait: the process is there or it is not.
         return _process_identity(holder["pid"]) == holder["process"] != ""
     return time.time() - holder["beat"] < DEAD_AFTER_S
 
 
-def _process_identity(pid: int) -> str:
-    """The boot and the start time of a process: its number alone may belong to another one by now."""
+def _machine() -> str:
+    """What sees the same processes: this boot of this machine, and in it this container.
+
+    A host's name would not do: several machines may be called `localhost`, and containers share their host's.
+    """
     try:
-        with open("/proc/sys/kernel/random/boot_id") as boot, open(f"/proc/{pid}/stat") as status:
+        with open("/proc/sys/kernel/random/boot_id") as boot:
+            return f"{boot.read().strip()}:{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _process_identity(pid: int) -> str:
+    """The start time of a process: its number alone may belong to another one by now."""
+    try:
+        with open(f"/proc/{pid}/stat") as status:
             # Counted behind the command's closing bracket, since a command may contain spaces: field 3 is the state,
             # field 22 the start. A zombie was killed, and waits for a parent that may never ask for it.
             fields = status.read().rpartition(")")[2].split()
-            return "" if fields[0] in "ZX" else f"{boot.read().strip()}:{fields[19]}"
+            return "" if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
         return "" if os.path.isdir("/proc/self") else _without_proc(pid)
 

@@ -45,6 +45,7 @@ class Footer:
       shard: its number.
       attempt: id of the attempt that committed it.
       rows: embedding rows in it.
+      first_failed: those of its failures that no earlier run had tried; see `WorkList.first_attempts`.
       failures: the failure rows of its shard, of `schema.failure_schema`.
       size_bytes: of the file.
     """
@@ -54,13 +55,9 @@ class Footer:
     shard: int
     attempt: str
     rows: int
+    first_failed: int
     failures: pa.Table = field(repr=False)
     size_bytes: int
-
-    @property
-    def first_failures(self) -> int:
-        """Failures of pictures that no earlier run had tried."""
-        return self.failures.column("tried_before").to_pylist().count(False)
 
 
 class PartWriter:
@@ -90,6 +87,11 @@ class PartWriter:
     def failed(self) -> int:
         """Failure rows so far."""
         return len(self._failed)
+
+    @property
+    def first_failed(self) -> int:
+        """Failure rows so far of pictures that no earlier run had tried."""
+        return sum(one.reference.is_first_attempt for one in self._failed)
 
     def close(self, metadata: dict[bytes, bytes]) -> None:
         """Writes the last rows and the footer, with the failure rows in it."""
@@ -133,6 +135,7 @@ def part_metadata(
         "attempt": attempt,
         "rows": writer.rows,
         "failed": writer.failed,
+        "first_failed": writer.first_failed,
         "fingerprint": resolved.spec.fingerprint,
         "schema_version": schema.SCHEMA_VERSION,
         "made_by": made_by(),
@@ -169,7 +172,9 @@ def read_footer(layout: Layout, run_id: str, name: str, storage: Storage) -> Foo
     failures = pa.ipc.open_stream(base64.b64decode(stored[schema.FAILURES_KEY])).read_all()
     if part["rows"] != metadata.num_rows:
         raise DatasetError(f"{uri!r} says it has {part['rows']} rows and has {metadata.num_rows}")
-    return Footer(name, part["run_id"], part["shard"], part["attempt"], part["rows"], failures, size)
+    return Footer(
+        name, part["run_id"], part["shard"], part["attempt"], part["rows"], part["first_failed"], failures, size
+    )
 
 
 def failure_table(failed: Sequence[Failed], carried: Sequence[CarriedColumn]) -> pa.Table:

@@ -33,7 +33,8 @@ class WorkList:
       shard: its number, from 0.
       name: of its file among the run's work lists.
       rows: image references in it.
-      first_attempts: those of them that no earlier run has tried.
+      first_attempts: those of them that no earlier run has tried. Rows without URI are none: nobody can tell whether
+        an earlier run had them.
     """
 
     shard: int
@@ -137,7 +138,7 @@ def write_work_list(
     data = sink.getvalue().to_pybytes()
     name = f"{shard:05d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
     storage.create(layout.work_list(run_id, name), data)
-    return WorkList(shard, name, len(ordered), sum(not reference.tried_before for reference in ordered))
+    return WorkList(shard, name, len(ordered), sum(reference.is_first_attempt for reference in ordered))
 
 
 def read_work_list(

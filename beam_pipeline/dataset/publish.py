@@ -22,7 +22,7 @@ from beam_pipeline.dataset.layout import RUN_PREFIX, Layout, relative_failures
 from beam_pipeline.dataset.plan import Plan, read_plan
 from beam_pipeline.errors import DatasetError
 from beam_pipeline.storage import Storage
-from beam_pipeline.uris import join, name_of
+from beam_pipeline.uris import join, name_of, parent
 
 COMPLETE, STOPPED, ADOPTED = "complete", "stopped", "adopted"
 # Footers read at once: each is a few small reads, which on an object store are all latency.
@@ -129,10 +129,22 @@ def remove_leftovers(layout: Layout, storage: Storage) -> list[str]:
         named = {part["name"] for part in manifest["parts"]} if manifest else None
         for info in storage.list(folder.uri):
             name = name_of(info.uri)
-            if name.endswith(".tmp") or (named is not None and name not in named):
+            void = name.startswith("part-") and named is not None and name not in named
+            if _is_temporary(name) or void:
                 storage.delete(join(folder.uri, name))
                 removed.append(info.uri)
+    for run_id in run_ids(layout, storage):
+        run = layout.run(run_id)
+        for folder_uri in (run, parent(layout.work_list(run_id, "")), parent(layout.failures(run_id))):
+            for info in storage.list(folder_uri):
+                if _is_temporary(name_of(info.uri)):
+                    storage.delete(info.uri)
+                    removed.append(info.uri)
     return removed
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _footers(layout: Layout, plan: Plan, storage: Storage) -> dict[int, parts.Footer]:
@@ -174,7 +186,7 @@ def _manifest(
         "over_limit": planned.over_limit,
         "unfinished": unfinished,
     }
-    first_failed = sum(footer.first_failures for footer in footers)
+    first_failed = sum(footer.first_failed for footer in footers)
     committed = {footer.shard for footer in footers}
     kinds = Counter(kind for footer in footers for kind in footer.failures.column("kind").to_pylist())
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,7 +96,7 @@ class EmbeddingDataset:
         return sum(part["rows"] for run in self.runs for part in run["parts"])
 
 
-def open_dataset(path: str, storage_options: Mapping[str, Any] | None = None) -> EmbeddingDataset:
+def open_dataset(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> EmbeddingDataset:
     """Opens the output folder of `beam-embed embed`, for reading what is published.
 
     Args:
@@ -108,8 +109,8 @@ def open_dataset(path: str, storage_options: Mapping[str, Any] | None = None) ->
     Example:
       >>> uris, vectors = open_dataset("out").to_numpy()  # doctest: +SKIP
     """
-    layout, storage = Layout(absolute(path)), Storage(storage_options)
+    layout, storage = Layout(absolute(os.fspath(path))), Storage(storage_options)
     contract = read_contract(layout, storage)
     if contract is None:
-        raise DatasetError(f"there is no dataset at {path!r}: it has no _dataset.json")
+        raise DatasetError(f"there is no dataset at {os.fspath(path)!r}: it has no _dataset.json")
     return EmbeddingDataset(layout, contract, published_runs(layout, storage), storage)

@@ -87,7 +87,8 @@ class EmbedShard(beam.DoFn):
             self._committed.inc()
         else:
             self._found.inc()
-            TALLY.add(result.footer.rows, result.footer.failures.num_rows)
+            rows, failed = result.footer.rows, result.footer.failures.num_rows
+            TALLY.add(rows, failed, found=rows + failed)
         yield work.shard
 
     def _load(self, images: int | None) -> Embedder:
@@ -123,7 +124,8 @@ class EmbedImages(beam.PTransform):
       staging: a folder to which the weights are copied for workers on other machines; None where every worker sees
         the launcher's files.
 
-    A picture that gives no vector is no row; it is counted in `images_failed` and logged once a bundle. With
+    URIs come from bounded input in the global window: batches are formed across elements. A picture that gives no
+    vector is no row; it is counted in `images_failed` and logged once a bundle. With
     `.with_failures()` the transform gives two PCollections: the batches, and a dictionary for each failure.
 
     Example:
@@ -151,7 +153,7 @@ class EmbedImages(beam.PTransform):
         self._failures = False
 
     def with_failures(self) -> EmbedImages:
-        """The same transform, giving `(batches, failures)`."""
+        """Makes the transform give `(batches, failures)`, and returns it."""
         self._failures = True
         return self
 

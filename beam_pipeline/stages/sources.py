@@ -50,6 +50,6 @@ class _Read(beam.DoFn):
         self._rows = beam.metrics.Metrics.counter(metrics.NAMESPACE, metrics.READ)
 
     def process(self, source: Source) -> Iterator[tuple[bytes, bytes]]:
-        for reference in read(source, self._job.columns, self._job.storage()):
+        for reference in read(source, self._job.columns, self._job.storage(), self._job.layout.root):
             self._rows.inc()
             yield reference.key(), reference.pack()
