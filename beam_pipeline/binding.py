@@ -32,10 +32,9 @@ def resolve(spec: EmbeddingSpec, storage: Storage) -> ResolvedSpec:
     look = model.look(spec)
     file = _weights_file(spec, look.has_top, storage)
     resolved = spec.resolved(file.identity, look.layers)
-    resolved.outputs  # noqa: B018  # raises where two columns would have one name
-    built = model.build(resolved, weights.local_file(file, storage))
-    shapes = tuple(zip(built.columns, built.shapes, strict=True))
-    return ResolvedSpec(resolved, shapes, file, built.network.count_params())
+    if spec.random_seed is None:  # given by others: whether they fit shows only when they are loaded
+        model.build(resolved, weights.local_file(file, storage))
+    return ResolvedSpec(resolved, look.shapes, file, look.parameters)
 
 
 def share(resolved: ResolvedSpec, folder: str, storage: Storage) -> ResolvedSpec:

@@ -12,7 +12,7 @@ import random
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from beam_pipeline import keras_cache
@@ -32,13 +32,11 @@ class BuiltModel:
       network: `float32[B, H, W, 3]`, preprocessed -> one tensor for each output, in the spec's order.
       preprocess: `float32[B, H, W, 3]`, RGB, 0 to 255 -> the same shape as the network wants it.
       columns: the names of the outputs.
-      shapes: their shapes for one picture.
     """
 
     network: Any
     preprocess: Callable[[Any], Any]
     columns: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -82,39 +80,46 @@ def build(spec: EmbeddingSpec, path: str | None) -> BuiltModel:
       WeightsError: where the file does not fit the model.
       ConfigurationError: where Keras refuses the arguments.
     """
-    import keras
 
     def work() -> BuiltModel:
-        parts = _parts(spec, path)
-        tensors = [_features(parts)] if spec.pooling else []
-        tensors += [_tensor(parts, asked, spec) for asked in _layers(spec)]
-        network = keras.Model(parts.named.inputs, tensors)
-        network.trainable = False
-        columns = tuple(output.column for output in spec.outputs)
-        return BuiltModel(network, preprocessing(spec), columns, _static_shapes(network, spec))
+        network = _network(_parts(spec, path), spec)
+        return BuiltModel(network, preprocessing(spec), _columns(spec))
 
     return _as_in_a_fresh_process(work)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What building a spec's model without weights tells: its layers by name, and whether it has its top."""
+    """What building a spec's model without weights tells.
+
+    Args:
+      layers: the spec's layers by name.
+      has_top: whether the classifier is built.
+      shapes: the shape of each output column for one picture.
+      parameters: number of weights of the network.
+    """
 
     layers: tuple[LayerOutput, ...]
     has_top: bool
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    parameters: int
 
 
 def look(spec: EmbeddingSpec) -> Look:
     """Builds the model of a spec once, without weights.
 
     Raises:
-      ConfigurationError: for a layer that is not there, with the nearest names, or that is the input.
+      ConfigurationError: for a layer that is not there, with the nearest names, or that is the input, and for two
+        columns of one name.
     """
 
     def work() -> Look:
         parts = _parts(spec, None)
         layers = tuple(LayerOutput(_layer_of(parts.named, x, spec).name, x.pooling) for x in _layers(spec))
-        return Look(layers, parts.full is not None)
+        named = replace(spec, layers=layers)
+        network = _network(parts, named)
+        shapes = tuple(zip(_columns(named), _static_shapes(network, named), strict=True))
+        return Look(layers, parts.full is not None, shapes, network.count_params())
 
     return _as_in_a_fresh_process(work)
 
@@ -186,6 +191,20 @@ def draw_weights(spec: EmbeddingSpec, path: str, *, seed: int, include_top: bool
 
 def _layers(spec: EmbeddingSpec) -> Sequence[LayerOutput]:
     return spec.layers  # type: ignore[return-value]  # EmbeddingSpec has parsed them
+
+
+def _columns(spec: EmbeddingSpec) -> tuple[str, ...]:
+    return tuple(output.column for output in spec.outputs)
+
+
+def _network(parts: _Parts, spec: EmbeddingSpec) -> Any:
+    import keras
+
+    tensors = [_features(parts)] if spec.pooling else []
+    tensors += [_tensor(parts, asked, spec) for asked in _layers(spec)]
+    network = keras.Model(parts.named.inputs, tensors)
+    network.trainable = False
+    return network
 
 
 def _is_imagenet(spec: EmbeddingSpec) -> bool:

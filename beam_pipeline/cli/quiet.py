@@ -32,7 +32,7 @@ def import_tensorflow() -> None:
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            import keras  # noqa: F401
+            import keras
             import tensorflow  # noqa: F401
         except BaseException:
             os.dup2(kept, 2)
@@ -42,3 +42,5 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+    if not sys.stdout.isatty():  # where it is one, Keras shows how far a download of weights is
+        keras.utils.disable_interactive_logging()
