@@ -346,8 +346,10 @@ def _tensor(parts: _Parts, asked: LayerOutput, spec: EmbeddingSpec) -> Any:
         raise ConfigurationError(f"layer {asked.layer!r} of {spec.model} has several outputs")
     if asked.pooling == "none":
         return output
+    # A name of its own: left to Keras, it could be that of the model's own pooling, and names are unique in a model.
+    name = f"{POOLED_COLUMN}_{asked.layer}_{asked.pooling}"
     if asked.pooling == "flatten":
-        return keras.layers.Flatten(data_format="channels_last")(output)
+        return keras.layers.Flatten(data_format="channels_last", name=name)(output)
     if len(output.shape) != 4:
         shape = output.shape[1:]
         raise ConfigurationError(
@@ -355,7 +357,7 @@ def _tensor(parts: _Parts, asked: LayerOutput, spec: EmbeddingSpec) -> Any:
             f"ask for it without ':{asked.pooling}'"
         )
     pooled = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}[asked.pooling]
-    return pooled(data_format="channels_last")(output)
+    return pooled(data_format="channels_last", name=name)(output)
 
 
 def _features(parts: _Parts) -> Any:

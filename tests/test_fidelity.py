@@ -13,7 +13,7 @@ import numpy as np
 import plain_keras
 import pytest
 
-from beam_pipeline import EmbeddingSpec, Work, binding, embed, images, model, open_dataset
+from beam_pipeline import EmbeddingSpec, Work, binding, embed, engines, images, model, open_dataset
 from beam_pipeline.applications import APPLICATIONS
 from beam_pipeline.spec import LayerOutput
 from beam_pipeline.storage import Storage
@@ -87,6 +87,24 @@ def test_the_comparison_sees_each_mistake(application, mistake, tmp_path, monkey
     mistake(monkeypatch)
     [differences] = fidelity.measure(application, tmp_path, [(64, 64)]).values()
     assert max(differences.values()) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "none"])
+def test_one_layer_can_be_had_in_every_way_beside_the_pooled_features(pooling, tmp_path):
+    paths = fidelity.draw(tmp_path)
+    layers = tuple(f"block_6_expand:{way}" for way in ("none", "avg", "max", "flatten"))
+    spec = EmbeddingSpec(
+        model="MobileNetV2", weights="random:1", target_size=64, pooling=pooling, layers=(*layers, "predictions")
+    )
+    storage = Storage()
+    resolved = binding.resolve(spec, storage)
+    outputs = engines.load(resolved, storage, len(paths), 1)(plain_keras.pixels_of(paths, (64, 64)).astype(np.uint8))
+    assert list(outputs) == ["embedding", *(layer.replace(":", "_") for layer in layers), "predictions"]
+    assert {name: values.shape[1:] for name, values in outputs.items()} == resolved.shape_of
+    whole = outputs["block_6_expand_none"]
+    assert np.array_equal(outputs["block_6_expand_max"], whole.max(axis=(1, 2)))
+    assert plain_keras.difference(outputs["block_6_expand_avg"], whole.mean(axis=(1, 2))) <= TOLERANCE
+    assert np.array_equal(outputs["block_6_expand_flatten"], whole.reshape(len(paths), -1))
 
 
 def test_a_model_built_again_in_one_process_has_the_same_layers(tmp_path):
