@@ -392,15 +392,18 @@ def _as_in_a_fresh_process(work: Callable[[], T]) -> T:
     InceptionV3's `conv2d` would be called `conv2d_94`. The order of channels is set for the whole process, and may
     come from the user's keras.json.
     """
+    import keras
+
     found: list[T] = []
     raised: list[BaseException] = []
+    talkative = keras.config.is_interactive_logging_enabled()  # for each thread too, so it is handed on
 
     def run() -> None:
-        import keras
-
         before = keras.config.image_data_format()
         keras.config.set_image_data_format("channels_last")
         keras.config.set_dtype_policy("float32")
+        if not talkative:
+            keras.config.disable_interactive_logging()
         try:
             found.append(work())
         except BaseException as error:  # noqa: BLE001  # raised again in the calling thread

@@ -43,4 +43,4 @@ def import_tensorflow() -> None:
             os.dup2(kept, 2)
             os.close(kept)
     if not sys.stdout.isatty():  # where it is one, Keras shows how far a download of weights is
-        keras.utils.disable_interactive_logging()
+        keras.config.disable_interactive_logging()
