@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import importlib
 import random
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from beam_pipeline import keras_cache
 from beam_pipeline.applications import application
 from beam_pipeline.errors import ConfigurationError, WeightsError, nearest
+from beam_pipeline.keras_thread import as_in_a_fresh_process
 from beam_pipeline.spec import POOLED_COLUMN, EmbeddingSpec, LayerOutput
 from beam_pipeline.weights import arrays_in
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def build(spec: EmbeddingSpec, path: str | None) -> BuiltModel:
         network = _network(_parts(spec, path), spec)
         return BuiltModel(network, preprocessing(spec), _columns(spec))
 
-    return _as_in_a_fresh_process(work)
+    return as_in_a_fresh_process(work)
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def look(spec: EmbeddingSpec) -> Look:
         shapes = tuple(zip(_columns(named), _static_shapes(network, named), strict=True))
         return Look(layers, parts.full is not None, shapes, network.count_params())
 
-    return _as_in_a_fresh_process(work)
+    return as_in_a_fresh_process(work)
 
 
 def list_layers(spec: EmbeddingSpec) -> list[LayerInfo]:
@@ -138,7 +136,7 @@ def list_layers(spec: EmbeddingSpec) -> list[LayerInfo]:
             for layer, shape in zip(layers, shapes, strict=True)
         ]
 
-    return _as_in_a_fresh_process(work)
+    return as_in_a_fresh_process(work)
 
 
 def published_file(spec: EmbeddingSpec, *, include_top: bool) -> keras_cache.PublishedFile:
@@ -313,7 +311,7 @@ def _construct(
         finally:
             random.setstate(state)
 
-    return _as_in_a_fresh_process(work)
+    return as_in_a_fresh_process(work)
 
 
 def _layer_of(model: Any, asked: LayerOutput, spec: EmbeddingSpec) -> Any:
@@ -383,37 +381,3 @@ def _static_shapes(network: Any, spec: EmbeddingSpec) -> tuple[tuple[int, ...], 
     found = network.compute_output_spec(keras.KerasTensor((1, *spec.image.target_size, 3)))
     tensors = found if isinstance(found, (list, tuple)) else [found]
     return tuple(tuple(tensor.shape[1:]) for tensor in tensors)
-
-
-def _as_in_a_fresh_process(work: Callable[[], T]) -> T:
-    """Runs `work` in a thread of its own, with Keras's defaults.
-
-    Keras counts layer names and keeps its dtype policy for each thread: built a second time in one thread,
-    InceptionV3's `conv2d` would be called `conv2d_94`. The order of channels is set for the whole process, and may
-    come from the user's keras.json.
-    """
-    import keras
-
-    found: list[T] = []
-    raised: list[BaseException] = []
-    talkative = keras.config.is_interactive_logging_enabled()  # for each thread too, so it is handed on
-
-    def run() -> None:
-        before = keras.config.image_data_format()
-        keras.config.set_image_data_format("channels_last")
-        keras.config.set_dtype_policy("float32")
-        if not talkative:
-            keras.config.disable_interactive_logging()
-        try:
-            found.append(work())
-        except BaseException as error:  # noqa: BLE001  # raised again in the calling thread
-            raised.append(error)
-        finally:
-            keras.config.set_image_data_format(before)
-
-    thread = threading.Thread(target=run, name="keras-model")
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
-    return found[0]
