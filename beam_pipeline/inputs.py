@@ -7,6 +7,7 @@ wherever the pipeline runs.
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from beam_pipeline.lists import LIST_KINDS, Columns, head_schema, list_kind, pla
 from beam_pipeline.references import NO_URI, CarriedColumn, ImageReference, from_transit
 from beam_pipeline.storage import Storage, has_glob
 from beam_pipeline.uris import absolute, join, parent, redacted, without_query
+
+# Rows of each list that are looked at before the work starts.
+ROWS_OF_HEAD = 100
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,19 @@ def check_sources(
     schemas = [head_schema(source.uri, source.kind, columns, storage) for source in lists]
     typed = tuple(_settle(column, schemas) for column in columns.carried)
     settled = Columns(columns.uri, typed, columns.identity)
-    if not any(next(read(source, settled, storage, output), None) for source in expanded):
+    heads = [list(itertools.islice(read(source, settled, storage, output), ROWS_OF_HEAD)) for source in expanded]
+    for source, head in zip(expanded, heads, strict=True):
+        _check_head(source, head)
+    if not any(heads):
         raise ConfigurationError("the inputs hold no URIs at all: " + ", ".join(repr(redacted(text)) for text in texts))
     return sources, settled
+
+
+def _check_head(source: Source, head: Sequence[ImageReference]) -> None:
+    """Refuses a list of which no row can be used: a column's type is wrong then, and not its values."""
+    problems = [reference.problem for reference in head if reference.uri is not None]
+    if source.is_list and problems and all(problems):
+        raise ConfigurationError(f"no row at the head of {redacted(source.uri)!r} can be used: {problems[0]}")
 
 
 # Pictures and rows

@@ -327,9 +327,7 @@ def _layer_of(model: Any, asked: LayerOutput, spec: EmbeddingSpec) -> Any:
         named = {layer.name: layer for layer in model.layers}
         if asked.layer not in named:
             close = nearest(asked.layer, named)
-            raise ConfigurationError(
-                f"unknown layer {asked.layer!r} in {spec.model}{close} {listing} lists all {count}"
-            )
+            raise ConfigurationError(f"unknown layer {asked.layer!r} in {spec.model}{close} {listing} lists them all")
         layer = named[asked.layer]
     if type(layer).__name__ == "InputLayer":
         raise ConfigurationError(f"layer {asked.layer!r} of {spec.model} is the input itself, not an output")

@@ -719,9 +719,7 @@ def test_no_message_about_a_list_shows_its_signature(web):
 
 def test_a_quote_that_is_never_closed_swallows_no_pictures(tmp_path):
     path = write_list(tmp_path / "list.csv", 'uri,id\n/a.png,1\n"/b.png,2\n/c.png,3\n')
-    sources, settled = checked(path)
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        list(read(sources[0], settled, STORAGE))
+    assert "cannot be read: unexpected end of data" in refused(path)
 
 
 def test_folders_behind_links_are_read_once(tmp_path):
@@ -741,3 +739,11 @@ def test_a_working_folder_with_brackets_is_no_part_of_a_pattern(tmp_path, monkey
 def test_a_folder_of_lists_is_not_taken_for_pictures(tmp_path):
     touch(tmp_path, "list.parquet/part-0.parquet")
     assert "is a folder; name the lists in it with a pattern" in refused(tmp_path / "list.parquet")
+
+
+def test_a_type_that_fits_no_row_is_a_mistake_in_the_call(tmp_path):
+    path = write_list(tmp_path / "list.csv", "uri,label\n" + "/a.png,cat\n" * 300)
+    assert "no row at the head of" in refused(path, keep=("label:int32",))
+    assert "column 'label'" in refused(path, keep=("label:int32",))
+    write_list(path, "uri,label\n/a.png,cat\n/b.png,7\n")
+    assert [problem is None for _, _, problem in rows(path, keep=("label:int32",))] == [False, True]

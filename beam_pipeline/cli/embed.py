@@ -75,7 +75,7 @@ def _add_work_flags(parser: argparse.ArgumentParser) -> None:
         "--images-per-shard",
         type=int,
         default=work.images_per_shard,
-        help="pictures in one Parquet part (default: %(default)s)",
+        help="pictures in one Parquet part, on average (default: %(default)s)",
     )
     group.add_argument(
         "--run-id", metavar="ID", help="name of the run; a published one is not run again (default: the time)"
@@ -165,7 +165,14 @@ def embed_and_show(spec: EmbeddingSpec, work: Work, *, verbose: bool, **job: Any
     display.summary(finished)
     if finished.already_published:  # a scheduler's retry is to end, whatever the run was like
         return exit_codes.DONE
-    return exit_codes.TOO_MANY_FAILURES if finished.failure_ratio > work.max_failure_ratio else exit_codes.DONE
+    if finished.failure_ratio <= work.max_failure_ratio:
+        return exit_codes.DONE
+    print(
+        f"beam-embed: {finished.failure_ratio:.0%} of the pictures tried for the first time failed, more than "
+        f"--max-failure-ratio {work.max_failure_ratio} allows; the run is published all the same",
+        file=sys.stderr,
+    )
+    return exit_codes.TOO_MANY_FAILURES
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
