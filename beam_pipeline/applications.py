@@ -82,7 +82,7 @@ APPLICATIONS: Mapping[str, Application] = dict([
     _app("MobileNetV3Small", "mobilenet_v3", "model", 224, 32, 576, 939_120, 2_554_968, _V3),
     _app("MobileNetV3Large", "mobilenet_v3", "model", 224, 32, 960, 2_996_352, 5_507_432, _V3),
     _app("NASNetMobile", "nasnet", "tf", 224, 32, 1056, 4_269_716, 5_326_716, ()),
-    _app("NASNetLarge", "nasnet", "tf", 331, 32, 4032, 84_887_922, 88_949_818, ()),
+    _app("NASNetLarge", "nasnet", "tf", 331, 32, 4032, 84_916_818, 88_949_818, ()),
     _app("ResNet50", "resnet", "caffe", 224, 32, 2048, 23_587_712, 25_636_712, ()),
     _app("ResNet101", "resnet", "caffe", 224, 32, 2048, 42_658_176, 44_707_176, ()),
     _app("ResNet152", "resnet", "caffe", 224, 32, 2048, 58_370_944, 60_419_944, ()),
